@@ -1,0 +1,1 @@
+//! Cryptography: thin, uniform types over well-kept libraries.
