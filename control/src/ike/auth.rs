@@ -1,0 +1,94 @@
+//! AUTH with a pre-shared key (RFC 7296 2.15) and the proof that a peer is who it says.
+
+use mobikex_common::alg::Prf;
+use mobikex_common::crypto::{Secret, prf};
+use mobikex_common::wire::ike::{AuthMethod, AuthPayload, IdType, Identification};
+
+use super::error::IkeError;
+use crate::config::PskSecret;
+
+const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
+
+/// An identity that has been proven; only [`verify_psk`] makes one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuthenticatedPeer {
+    id: Identification,
+}
+
+impl AuthenticatedPeer {
+    /// The proven identity.
+    pub fn id(&self) -> &Identification {
+        &self.id
+    }
+}
+
+/// What one side's AUTH covers: its first message, the other's nonce and its own identity under SK_p.
+pub(super) struct SignedOctets<'a> {
+    /// The whole IKE_SA_INIT message of the signer.
+    pub(super) message: &'a [u8],
+    /// The nonce of the other side.
+    pub(super) nonce: &'a [u8],
+    /// The signer's identity.
+    pub(super) id: &'a Identification,
+    /// SK_pi or SK_pr of the signer.
+    pub(super) sk_p: &'a Secret,
+}
+
+fn psk_auth(alg: Prf, secret: &Secret, octets: &SignedOctets<'_>) -> Secret {
+    let id_header = [octets.id.kind.0, 0, 0, 0];
+    let maced_id = prf::prf(alg, octets.sk_p, &[&id_header, &octets.id.data]);
+    let key = prf::prf(alg, secret, &[KEY_PAD]);
+    prf::prf(alg, &key, &[octets.message, octets.nonce, &maced_id])
+}
+
+/// Our AUTH payload.
+pub(super) fn sign_psk(alg: Prf, secret: &Secret, octets: &SignedOctets<'_>) -> AuthPayload {
+    AuthPayload { method: AuthMethod::SHARED_KEY_MIC, data: psk_auth(alg, secret, octets).to_vec() }
+}
+
+/// Checks the peer's AUTH payload, in constant time.
+pub(super) fn verify_psk(
+    alg: Prf,
+    secret: &Secret,
+    octets: &SignedOctets<'_>,
+    auth: &AuthPayload,
+) -> Result<AuthenticatedPeer, IkeError> {
+    if auth.method != AuthMethod::SHARED_KEY_MIC {
+        return Err(IkeError::Authentication(format!(
+            "{} uses method {}, we expect a pre-shared key",
+            octets.id, auth.method
+        )));
+    }
+    // `Secret` compares in constant time, and an empty value never equals a PRF output.
+    if psk_auth(alg, secret, octets) == Secret::from(auth.data.clone()) {
+        Ok(AuthenticatedPeer { id: octets.id.clone() })
+    } else {
+        Err(IkeError::Authentication(format!("the MAC of {} is wrong; do both sides have the same secret?", octets.id)))
+    }
+}
+
+/// The secret for a pair of identities: one that names both beats one that names only the peer beats one that
+/// names nobody.
+pub(super) fn find_secret<'a>(
+    secrets: &'a [PskSecret],
+    local: &Identification,
+    remote: &Identification,
+) -> Option<&'a PskSecret> {
+    let score = |s: &PskSecret| {
+        let has = |id: &Identification| s.ids.iter().any(|own| same_id(own, id));
+        match (has(local), has(remote), s.ids.is_empty()) {
+            (true, true, _) => 3,
+            (false, true, _) => 2,
+            (_, _, true) => 1,
+            _ => 0,
+        }
+    };
+    secrets.iter().map(|s| (score(s), s)).filter(|(n, _)| *n > 0).max_by_key(|(n, _)| *n).map(|(_, s)| s)
+}
+
+/// Canonical comparison: names compare without regard to ASCII case, everything else octet by octet.
+pub(super) fn same_id(a: &Identification, b: &Identification) -> bool {
+    let folds = [IdType::FQDN, IdType::RFC822_ADDR];
+    a.kind == b.kind
+        && if folds.contains(&a.kind) { a.data.eq_ignore_ascii_case(&b.data) } else { a.data == b.data }
+}

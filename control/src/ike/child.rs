@@ -1,0 +1,316 @@
+//! Child SAs: what was offered, what was agreed, and their life until the last late packet.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobikex_common::addr::{AddressSet, Path};
+use mobikex_common::alg::{EspSuite, KeyExchange};
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
+use mobikex_common::spi::Spi;
+use mobikex_common::ts::TrafficSelector;
+use tracing::info;
+
+use super::ctx::{Ctx, Effect};
+use super::keys::ChildKeymat;
+use super::output::{ChildSaView, Event, Output};
+use super::sa::{IkeSa, Task};
+use crate::config::{Child, StartAction, TsPattern};
+
+/// After DELETE, packets that were already on their way are still accepted for this long.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Our side of a Child SA negotiation, kept until the answer.
+pub(super) struct ChildOffer {
+    pub(super) config: Arc<Child>,
+    pub(super) spi_in: Spi,
+    pub(super) ni: Vec<u8>,
+    pub(super) ke: Option<(KeyExchange, PrivateKey)>,
+    pub(super) ts_local: Vec<TrafficSelector>,
+    pub(super) ts_remote: Vec<TrafficSelector>,
+    pub(super) rekeys: Option<ChildSaId>,
+}
+
+/// What both sides agreed on, before it is installed.
+pub(super) struct Agreed {
+    pub(super) config: Arc<Child>,
+    pub(super) mode: Mode,
+    pub(super) suite: EspSuite,
+    pub(super) spi_in: Spi,
+    pub(super) spi_out: Spi,
+    pub(super) ts_local: Vec<TrafficSelector>,
+    pub(super) ts_remote: Vec<TrafficSelector>,
+}
+
+/// Where a Child SA is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum ChildState {
+    Installed,
+    /// Our request to rekey it is under way or waits.
+    Rekeying,
+    /// Replaced; DELETE is to come from either side.
+    Rekeyed,
+    /// Our DELETE is under way or waits.
+    Deleting,
+    /// Deleted; only late packets are received until the instant.
+    Lingering(Instant),
+}
+
+/// The peer's rekeying of the same SA (RFC 7296 2.8.1).
+pub(super) struct PeerChildRekey {
+    pub(super) new: ChildSaId,
+    pub(super) lowest_nonce: Vec<u8>,
+}
+
+pub(super) struct ChildSa {
+    pub(super) id: ChildSaId,
+    pub(super) policy: PolicyId,
+    pub(super) config: Arc<Child>,
+    pub(super) mode: Mode,
+    pub(super) suite: EspSuite,
+    pub(super) spi_in: Spi,
+    pub(super) spi_out: Spi,
+    pub(super) ts_local: Vec<TrafficSelector>,
+    pub(super) ts_remote: Vec<TrafficSelector>,
+    pub(super) addresses: AddressSet,
+    pub(super) state: ChildState,
+    /// Whether we send on it (or wait until the peer does).
+    pub(super) outbound: bool,
+    pub(super) peer_rekey: Option<PeerChildRekey>,
+    trap: bool,
+    installed_at: Instant,
+    rekey_at: Option<Instant>,
+    expire_at: Option<Instant>,
+}
+
+impl ChildSa {
+    /// `net{3}`
+    pub(super) fn name(&self) -> String {
+        format!("{}{{{}}}", self.config.name, self.id.0)
+    }
+
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        match self.state {
+            ChildState::Lingering(until) => Some(until),
+            ChildState::Installed => [self.rekey_at, self.expire_at].into_iter().flatten().min(),
+            _ => self.expire_at,
+        }
+    }
+
+    /// Whether losing the peer should bring this SA back.
+    pub(super) fn wants_restart(&self) -> bool {
+        self.is_live() && self.config.dpd_action == crate::config::DpdAction::Restart
+    }
+
+    /// Not yet replaced or deleted.
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.state, ChildState::Installed | ChildState::Rekeying)
+    }
+
+    /// Removes the SA from the packet path and forgets its policy, unless a trap or a successor keeps it.
+    pub(super) fn remove(self, ctx: &mut Ctx<'_>, reason: &str) {
+        ctx.out.push_back(Output::RemoveChild(self.id));
+        ctx.spis.release(self.spi_in);
+        if self.is_live() || self.state == ChildState::Deleting {
+            if !self.trap {
+                ctx.out.push_back(Output::RemovePolicy(self.policy));
+            }
+            ctx.event(Event::ChildDown { child: self.name(), reason: reason.to_string() });
+        }
+    }
+
+    pub(super) fn view(&self, now: Instant) -> ChildSaView {
+        ChildSaView {
+            id: self.id,
+            name: self.config.name.clone(),
+            state: match self.state {
+                ChildState::Installed => "INSTALLED",
+                ChildState::Rekeying => "REKEYING",
+                ChildState::Rekeyed => "REKEYED",
+                ChildState::Deleting => "DELETING",
+                ChildState::Lingering(_) => "DELETED",
+            },
+            mode: self.mode,
+            spi_in: self.spi_in,
+            spi_out: self.spi_out,
+            suite: self.suite.to_string(),
+            ts_local: self.ts_local.clone(),
+            ts_remote: self.ts_remote.clone(),
+            addresses: self.addresses.clone(),
+            installed: now.saturating_duration_since(self.installed_at).as_secs(),
+            rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),
+        }
+    }
+}
+
+/// Turns configured selectors into addresses; `dynamic` is the outer address of its side.
+pub(super) fn resolve(patterns: &[TsPattern], own: SocketAddr) -> Vec<TrafficSelector> {
+    patterns.iter().map(|p| p.resolve(own.ip())).collect()
+}
+
+impl IkeSa {
+    pub(super) fn child(&mut self, id: ChildSaId) -> Option<&mut ChildSa> {
+        self.children.iter_mut().find(|c| c.id == id)
+    }
+
+    /// The Child SA on which the peer receives with this SPI.
+    pub(super) fn child_by_peer_spi(&mut self, spi: &[u8]) -> Option<&mut ChildSa> {
+        self.children
+            .iter_mut()
+            .filter(|c| !matches!(c.state, ChildState::Lingering(_)))
+            .find(|c| c.spi_out.to_be_bytes() == spi)
+    }
+
+    /// Puts an agreed Child SA into the packet path. `we_initiated` names the exchange that created it: its
+    /// initiator sends on it at once, its responder once the peer is known to receive on it (RFC 7296 2.8).
+    pub(super) fn install_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        agreed: Agreed,
+        keymat: ChildKeymat,
+        we_initiated: bool,
+        replaces: Option<ChildSaId>,
+    ) -> ChildSaId {
+        let id = ctx.ids.child();
+        let config = agreed.config;
+        let trap = ctx.traps.get(&(self.conn.name.clone(), config.name.clone())).copied();
+        let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
+        let policy = match (old, trap) {
+            (Some(old), _) => old.policy,
+            (None, Some(trap)) => trap,
+            (None, None) => ctx.ids.policy(),
+        };
+        let addresses = match old {
+            // A rekeyed SA inherits the addresses of the one that it replaces.
+            Some(old) => old.addresses.clone(),
+            None => AddressSet::single(Path { local: self.local, remote: self.remote }, self.encap),
+        };
+        let outbound = we_initiated || old.is_none();
+        let (keys_out, keys_in) = if we_initiated {
+            (keymat.initiator, keymat.responder)
+        } else {
+            (keymat.responder, keymat.initiator)
+        };
+        let child = ChildSa {
+            id,
+            policy,
+            mode: agreed.mode,
+            suite: agreed.suite,
+            spi_in: agreed.spi_in,
+            spi_out: agreed.spi_out,
+            ts_local: agreed.ts_local,
+            ts_remote: agreed.ts_remote,
+            addresses,
+            state: ChildState::Installed,
+            outbound,
+            peer_rekey: None,
+            trap: trap.is_some(),
+            installed_at: ctx.now,
+            rekey_at: ctx.soon_before(config.rekey_time, config.rand_time),
+            expire_at: (!config.life_time.is_zero()).then(|| ctx.now + config.life_time),
+            config,
+        };
+        let params = ChildSaParams {
+            id,
+            policy,
+            name: format!("{}/{}", self.conn.name, child.name()),
+            mode: child.mode,
+            spi_in: child.spi_in,
+            spi_out: child.spi_out,
+            suite: child.suite,
+            keys_in,
+            keys_out,
+            ts_local: child.ts_local.clone(),
+            ts_remote: child.ts_remote.clone(),
+            addresses: child.addresses.clone(),
+            replay_window: child.config.replay_window,
+            limits: child.config.limits,
+            copy_df: child.config.copy_df,
+            copy_dscp: child.config.copy_dscp,
+        };
+        info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
+        ctx.out.push_back(Output::InstallChild { params: Box::new(params), outbound });
+        match old {
+            Some(old) => ctx.event(Event::ChildRekeyed { child: old.name(), by: child.name() }),
+            None => ctx.event(Event::ChildUp {
+                ike: self.name(),
+                child: child.name(),
+                spi_in: child.spi_in,
+                spi_out: child.spi_out,
+                ts_local: child.ts_local.clone(),
+                ts_remote: child.ts_remote.clone(),
+            }),
+        }
+        self.children.push(child);
+        id
+    }
+
+    /// Lets the policy's traffic go out on `id` from now on.
+    pub(super) fn activate(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
+        if let Some(child) = self.child(id).filter(|c| !c.outbound) {
+            child.outbound = true;
+            ctx.out.push_back(Output::ActivateOutbound(id));
+        }
+    }
+
+    /// The peer has deleted, or confirmed our DELETE of, a Child SA: sending ends, receiving lingers.
+    pub(super) fn retire(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, reason: &str) {
+        let successor = {
+            let Some(child) = self.children.iter().find(|c| c.id == id) else { return };
+            let policy = child.policy;
+            self.children.iter().find(|c| c.policy == policy && c.is_live() && c.id != id).map(|c| c.id)
+        };
+        if let Some(new) = successor {
+            self.activate(ctx, new);
+        }
+        let Some(child) = self.child(id) else { return };
+        if matches!(child.state, ChildState::Lingering(_)) {
+            return;
+        }
+        child.state = ChildState::Lingering(ctx.now + LINGER);
+        ctx.out.push_back(Output::DeactivateOutbound(id));
+        if successor.is_none() {
+            let (name, policy, trap) = (child.name(), child.policy, child.trap);
+            if !trap {
+                ctx.out.push_back(Output::RemovePolicy(policy));
+            }
+            ctx.event(Event::ChildDown { child: name, reason: reason.to_string() });
+        }
+    }
+
+    /// Lifetimes and lingering SAs.
+    pub(super) fn child_timeouts(&mut self, ctx: &mut Ctx<'_>) {
+        let mut index = 0;
+        while index < self.children.len() {
+            let child = &mut self.children[index];
+            if let ChildState::Lingering(until) = child.state {
+                if until <= ctx.now {
+                    self.children.remove(index).remove(ctx, "");
+                    continue;
+                }
+            } else if child.expire_at.is_some_and(|at| at <= ctx.now) {
+                child.expire_at = None;
+                child.state = ChildState::Deleting;
+                let task = Task::DeleteChild(child.id);
+                info!(target: "CHD", "{} its lifetime is over", child.name());
+                self.tasks.push_back(task);
+            } else if child.rekey_at.is_some_and(|at| at <= ctx.now) && child.state == ChildState::Installed {
+                child.rekey_at = None;
+                child.state = ChildState::Rekeying;
+                self.tasks.push_back(Task::RekeyChild(self.children[index].id));
+            }
+            index += 1;
+        }
+    }
+
+    /// What to do when a peer closed a Child SA for good (close_action).
+    pub(super) fn closed_by_peer(&mut self, ctx: &mut Ctx<'_>, config: &Child) {
+        if config.close_action == StartAction::Start {
+            ctx.effects.push(Effect::Restart {
+                connection: self.conn.name.clone(),
+                child: Some(config.name.clone()),
+            });
+        }
+    }
+}

@@ -1,0 +1,482 @@
+//! Child SAs as they are negotiated, in IKE_AUTH and in CREATE_CHILD_SA, and the rekeying of Child SAs
+//! (RFC 7296 1.3.1, 1.3.3, 2.8, 2.9, 2.17).
+
+use std::sync::Arc;
+
+use mobikex_common::alg::KeyExchange;
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::sa::{ChildSaId, Mode};
+use mobikex_common::spi::Spi;
+use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
+use tracing::info;
+
+use super::child::{Agreed, ChildOffer, ChildState, PeerChildRekey, resolve};
+use super::crypt::Protected;
+use super::ctx::Ctx;
+use super::error::IkeError;
+use super::narrow::{narrow, show};
+use super::output::Event;
+use super::rules::{self, error_notify, find, notify};
+use super::sa::{Exchange, IkeSa, Task};
+use super::select;
+use crate::config::Child;
+
+fn refuse(kind: NotifyType) -> Payload {
+    Payload::Notify(Notify::new(kind, Vec::new()))
+}
+
+fn selectors(payloads: &[Payload]) -> Option<(&Vec<TrafficSelector>, &Vec<TrafficSelector>)> {
+    let tsi = find(payloads, |p| if let Payload::TsI(t) = p { Some(t) } else { None })?;
+    let tsr = find(payloads, |p| if let Payload::TsR(t) = p { Some(t) } else { None })?;
+    Some((tsi, tsr))
+}
+
+fn nonce(payloads: &[Payload]) -> Option<&Vec<u8>> {
+    find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
+}
+
+fn key_exchange(payloads: &[Payload]) -> Option<(u16, &Vec<u8>)> {
+    find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
+}
+
+/// The payloads of an offer. IKE_AUTH takes nonces and key exchange from IKE_SA_INIT, so `fresh` is false there.
+pub(super) fn request_payloads(offer: &ChildOffer, fresh: bool) -> Vec<Payload> {
+    let mut payloads = Vec::new();
+    if offer.config.mode == Mode::Transport {
+        payloads.push(refuse(NotifyType::USE_TRANSPORT_MODE));
+    }
+    payloads.push(Payload::Sa(select::offer_esp(
+        &offer.config.esp_proposals,
+        &offer.spi_in.to_be_bytes(),
+        fresh,
+    )));
+    if fresh {
+        payloads.push(Payload::Nonce(offer.ni.clone()));
+        if let Some((method, ke)) = &offer.ke {
+            payloads.push(Payload::Ke { method: method.transform(), data: ke.public().to_vec() });
+        }
+    }
+    payloads.push(Payload::TsI(offer.ts_local.clone()));
+    payloads.push(Payload::TsR(offer.ts_remote.clone()));
+    payloads
+}
+
+impl IkeSa {
+    /// Reserves an SPI and prepares an offer; `ni` is the nonce that will seed its keys.
+    pub(super) fn offer_child(
+        &self,
+        ctx: &mut Ctx<'_>,
+        config: Arc<Child>,
+        rekeys: Option<ChildSaId>,
+        ni: Vec<u8>,
+    ) -> Result<ChildOffer, IkeError> {
+        let old = rekeys.and_then(|id| self.children.iter().find(|c| c.id == id));
+        let (ts_local, ts_remote) = match old {
+            // A rekeyed SA must not lose selectors (RFC 7296 2.9.2).
+            Some(old) => (old.ts_local.clone(), old.ts_remote.clone()),
+            None => (resolve(&config.local_ts, self.local), resolve(&config.remote_ts, self.remote)),
+        };
+        let spi_in = ctx.spis.allocate(ctx.rng).ok_or(IkeError::NoSpi)?;
+        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys })
+    }
+
+    /// Makes a Child SA of our offer and the peer's answer, or says why not. Gives the SPI back on failure.
+    pub(super) fn finish_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        offer: ChildOffer,
+        payloads: &[Payload],
+        nr: &[u8],
+    ) -> Option<ChildSaId> {
+        let name = offer.config.name.clone();
+        let (spi, rekeys, ni) = (offer.spi_in, offer.rekeys, offer.ni.clone());
+        let result = agree(&offer, payloads).and_then(|(agreed, shared)| {
+            let keymat = self.keys()?.child(agreed.suite, shared.as_ref(), &ni, nr);
+            Ok((agreed, keymat))
+        });
+        match result {
+            Ok((agreed, keymat)) => Some(self.install_child(ctx, agreed, keymat, true, rekeys)),
+            Err(error) => {
+                ctx.spis.release(spi);
+                ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason: error.to_string() });
+                None
+            }
+        }
+    }
+
+    /// Answers a peer's offer in IKE_AUTH: a Child SA, or the reason why there is none (the IKE SA stands
+    /// anyway, RFC 7296 1.2).
+    pub(super) fn answer_child(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        ni: &[u8],
+        nr: &[u8],
+    ) -> Vec<Payload> {
+        match self.answer_offer(ctx, payloads, ni, nr, None, false) {
+            Ok((answer, _)) => answer,
+            Err(notify) => vec![Payload::Notify(*notify)],
+        }
+    }
+
+    /// The responder's half. `replaces` is the SA that the peer rekeys; `fresh` is false in IKE_AUTH.
+    fn answer_offer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        ni: &[u8],
+        nr: &[u8],
+        replaces: Option<ChildSaId>,
+        fresh: bool,
+    ) -> Result<(Vec<Payload>, ChildSaId), Box<Notify>> {
+        let no = |kind| Box::new(Notify::new(kind, Vec::new()));
+        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
+            .ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
+        let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
+        let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
+        let Some((config, ts_local, ts_remote)) = self.match_child(tsi, tsr, transport, replaces) else {
+            let ours: Vec<_> = self
+                .conn
+                .children
+                .iter()
+                .map(|c| {
+                    let local = resolve(&c.local_ts, self.local);
+                    let remote = resolve(&c.remote_ts, self.remote);
+                    format!("{}: {} === {}", c.name, show(&local), show(&remote))
+                })
+                .collect();
+            info!(target: "IKE", "{} traffic selectors {} === {} unacceptable; configured: {}", self.name(), show(tsr), show(tsi), ours.join("; "));
+            return Err(no(NotifyType::TS_UNACCEPTABLE));
+        };
+        let sent = key_exchange(payloads);
+        let prefer = sent.and_then(|(method, _)| KeyExchange::from_transform(method));
+        let Some((suite, chosen)) = select::choose_esp(&config.esp_proposals, theirs, fresh, prefer) else {
+            let ours: Vec<_> = config.esp_proposals.iter().map(ToString::to_string).collect();
+            info!(target: "CFG", "received proposals: {}", select::describe(theirs));
+            info!(target: "CFG", "configured proposals: {}", ours.join(", "));
+            return Err(no(NotifyType::NO_PROPOSAL_CHOSEN));
+        };
+        let mut answer = Vec::new();
+        let shared = match (suite.ke, sent) {
+            (None, _) => None,
+            (Some(ke), Some((method, public))) if method == ke.transform() => {
+                let own = PrivateKey::generate(ke, ctx.rng);
+                let shared = own.agree(public).map_err(|_| no(NotifyType::INVALID_SYNTAX))?;
+                answer.push(Payload::Ke { method, data: own.public().to_vec() });
+                Some(shared)
+            }
+            (Some(ke), _) => {
+                let wanted = ke.transform().to_be_bytes().to_vec();
+                return Err(Box::new(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted)));
+            }
+        };
+        let spi_out = spi_of(&chosen.spi).ok_or_else(|| no(NotifyType::NO_PROPOSAL_CHOSEN))?;
+        let keys = self.keys().map_err(|_| no(NotifyType::INVALID_SYNTAX))?;
+        let keymat = keys.child(suite, shared.as_ref(), ni, nr);
+        let spi_in = ctx.spis.allocate(ctx.rng).ok_or_else(|| no(NotifyType::NO_ADDITIONAL_SAS))?;
+        if fresh {
+            answer.push(Payload::Nonce(nr.to_vec()));
+        }
+        answer.push(Payload::Sa(vec![select::answer_esp(&suite, &chosen, &spi_in.to_be_bytes())]));
+        if config.mode == Mode::Transport {
+            answer.push(refuse(NotifyType::USE_TRANSPORT_MODE));
+        }
+        answer.push(Payload::TsI(ts_remote.clone()));
+        answer.push(Payload::TsR(ts_local.clone()));
+        let mode = config.mode;
+        let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote };
+        let id = self.install_child(ctx, agreed, keymat, false, replaces);
+        Ok((answer, id))
+    }
+
+    /// The configured child that fits the peer's selectors best: the first with the asked mode and an overlap.
+    fn match_child(
+        &self,
+        tsi: &[TrafficSelector],
+        tsr: &[TrafficSelector],
+        transport: bool,
+        replaces: Option<ChildSaId>,
+    ) -> Option<(Arc<Child>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
+        let fit = |config: &Child| {
+            let ts_local = narrow(&resolve(&config.local_ts, self.local), tsr);
+            let ts_remote = narrow(&resolve(&config.remote_ts, self.remote), tsi);
+            (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
+        };
+        if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
+            let (local, remote) = fit(&old.config)?;
+            return ((old.mode == Mode::Transport) == transport).then(|| (old.config.clone(), local, remote));
+        }
+        // Asked for transport mode, a responder may still settle for tunnel mode by not echoing the notify;
+        // asked for tunnel mode it cannot answer with transport (RFC 7296 1.3.1).
+        let fits = |mode: Mode| {
+            self.conn.children.iter().filter(move |c| c.mode == mode).find_map(|c| {
+                fit(c).map(|(local, remote)| (Arc::new(c.clone()), local, remote))
+            })
+        };
+        if transport { fits(Mode::Transport).or_else(|| fits(Mode::Tunnel)) } else { fits(Mode::Tunnel) }
+    }
+
+    /// Starts CREATE_CHILD_SA for a configured child.
+    pub(super) fn start_create_child(&mut self, ctx: &mut Ctx<'_>, name: &str) -> Result<(), IkeError> {
+        let config = self.conn.children.iter().find(|c| c.name == name).cloned();
+        match config {
+            Some(config) => self.start_child_exchange(ctx, Arc::new(config), None, None),
+            None => Err(IkeError::TsUnacceptable(format!("no child '{name}' is configured"))),
+        }
+    }
+
+    /// Starts the rekeying of a Child SA, if it is still there.
+    pub(super) fn start_rekey_child(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) -> Result<(), IkeError> {
+        let Some(old) = self.child(id).filter(|c| c.is_live()) else { return Ok(()) };
+        old.state = ChildState::Rekeying;
+        let config = old.config.clone();
+        self.start_child_exchange(ctx, config, Some(id), None)
+    }
+
+    fn start_child_exchange(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: Arc<Child>,
+        rekeys: Option<ChildSaId>,
+        method: Option<KeyExchange>,
+    ) -> Result<(), IkeError> {
+        let ni = ctx.nonce();
+        let method = method.or_else(|| config.esp_proposals.first().and_then(|p| p.kes.first()).copied());
+        let mut offer = self.offer_child(ctx, config, rekeys, ni)?;
+        offer.ke = method.map(|m| (m, PrivateKey::generate(m, ctx.rng)));
+        let mut payloads = Vec::new();
+        if let Some(old) = rekeys.and_then(|id| self.child(id)) {
+            payloads.push(Payload::Notify(Notify {
+                protocol: ProtocolId::ESP,
+                spi: old.spi_in.to_be_bytes().to_vec(),
+                kind: NotifyType::REKEY_SA,
+                data: Vec::new(),
+            }));
+        }
+        payloads.extend(request_payloads(&offer, true));
+        let exchange = Exchange::CreateChild(Box::new(offer));
+        self.send_request(ctx, ExchangeType::CREATE_CHILD_SA, exchange, &payloads).map(drop)
+    }
+
+    /// The answer to our CREATE_CHILD_SA for a Child SA.
+    pub(super) fn handle_child_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        offer: ChildOffer,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) {
+        let (rekeys, config) = (offer.rekeys, offer.config.clone());
+        if let Some(error) = error_notify(payloads) {
+            ctx.spis.release(offer.spi_in);
+            return self.child_refused(ctx, rekeys, config, error);
+        }
+        let Some(nr) = nonce(payloads).cloned() else {
+            ctx.spis.release(offer.spi_in);
+            let reason = "the peer's answer has no nonce".to_string();
+            return ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
+        };
+        let lowest = offer.ni.clone().min(nr.clone());
+        let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
+        let Some(old) = rekeys.and_then(|id| self.child(id)) else { return };
+        // RFC 7296 2.8.1: of two simultaneous rekeyings, the one with the lowest nonce is redundant, and its
+        // initiator deletes what it created; the other initiator deletes the old SA.
+        let lost = old.peer_rekey.as_ref().is_some_and(|theirs| lowest < theirs.lowest_nonce);
+        let winner = old.peer_rekey.as_ref().map(|theirs| theirs.new);
+        let old_id = old.id;
+        if !matches!(old.state, ChildState::Lingering(_)) {
+            old.state = ChildState::Rekeyed;
+        }
+        if let (true, Some(winner)) = (lost, winner) {
+            info!(target: "CHD", "{} simultaneous rekeying: the peer's SA stays", self.name());
+            if let Some(new) = self.child(new) {
+                new.state = ChildState::Deleting;
+                new.outbound = false;
+            }
+            if let Some(winner) = self.child(winner) {
+                winner.outbound = false;
+            }
+            self.activate(ctx, winner);
+            self.tasks.push_back(Task::DeleteChild(new));
+        } else {
+            self.tasks.push_back(Task::DeleteChild(old_id));
+        }
+    }
+
+    fn child_refused(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        rekeys: Option<ChildSaId>,
+        config: Arc<Child>,
+        error: &Notify,
+    ) {
+        let old = rekeys.and_then(|id| self.child(id).map(|c| (c.id, c.peer_rekey.is_some())));
+        match (error.kind, old) {
+            (NotifyType::TEMPORARY_FAILURE, Some((_, true))) => {
+                // The peer is deleting the SA because its own rekeying is through.
+            }
+            (NotifyType::TEMPORARY_FAILURE, old) => {
+                let task = match old {
+                    Some((id, _)) => Task::RekeyChild(id),
+                    None => Task::CreateChild(config.name.clone()),
+                };
+                info!(target: "IKE", "{} peer is busy, trying again soon", self.name());
+                self.retry_later(ctx, task);
+            }
+            (NotifyType::CHILD_SA_NOT_FOUND, Some((id, replaced))) => {
+                // The peer has no such SA any more: either its own rekeying replaced it, or we must make a new one.
+                self.retire(ctx, id, "the peer does not have it any more");
+                if !replaced {
+                    self.tasks.push_back(Task::CreateChild(config.name.clone()));
+                }
+            }
+            (NotifyType::INVALID_KE_PAYLOAD, _) => {
+                let wanted = <[u8; 2]>::try_from(error.data.as_slice()).ok().map(u16::from_be_bytes);
+                let method = wanted.and_then(KeyExchange::from_transform);
+                match method.filter(|m| config.esp_proposals.iter().any(|p| p.kes.contains(m))) {
+                    Some(method) => {
+                        if let Err(error) = self.start_child_exchange(ctx, config, rekeys, Some(method)) {
+                            info!(target: "IKE", "{} {error}", self.name());
+                        }
+                    }
+                    None => self.child_failed(ctx, &config, old.map(|o| o.0), error),
+                }
+            }
+            _ => self.child_failed(ctx, &config, old.map(|o| o.0), error),
+        }
+    }
+
+    fn child_failed(&mut self, ctx: &mut Ctx<'_>, config: &Child, old: Option<ChildSaId>, error: &Notify) {
+        let ours: Vec<_> = config.esp_proposals.iter().map(ToString::to_string).collect();
+        let reason = format!("the peer answered {}; we offered {}", error.kind, ours.join(", "));
+        ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
+        if let Some(id) = old {
+            // Still good until its lifetime ends; try again before that.
+            if let Some(child) = self.child(id) {
+                child.state = ChildState::Installed;
+            }
+            self.retry_later(ctx, Task::RekeyChild(id));
+        }
+    }
+
+    /// A CREATE_CHILD_SA request for a Child SA, new or rekeyed; returns the answer.
+    pub(super) fn handle_child_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Vec<Payload> {
+        // While the IKE SA itself is being replaced or closed, its children stay as they are (RFC 7296 2.25.1).
+        if self.rekeyed_by.is_some()
+            || matches!(
+                self.pending.as_ref().map(|p| &p.exchange),
+                Some(Exchange::RekeyIke(_) | Exchange::DeleteIke(_))
+            )
+        {
+            return vec![refuse(NotifyType::TEMPORARY_FAILURE)];
+        }
+        let Some(ni) = nonce(payloads).cloned() else { return vec![refuse(NotifyType::INVALID_SYNTAX)] };
+        let nr = ctx.nonce();
+        let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
+            return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
+                Ok((answer, _)) => answer,
+                Err(notify) => vec![Payload::Notify(*notify)],
+            };
+        };
+        let Some(old) = self.child_by_peer_spi(&rekey.spi).map(|c| (c.id, c.state)) else {
+            return vec![Payload::Notify(Notify {
+                protocol: ProtocolId::ESP,
+                spi: rekey.spi.clone(),
+                kind: NotifyType::CHILD_SA_NOT_FOUND,
+                data: Vec::new(),
+            })];
+        };
+        if matches!(old.1, ChildState::Deleting | ChildState::Rekeyed) {
+            return vec![refuse(NotifyType::TEMPORARY_FAILURE)];
+        }
+        match self.answer_offer(ctx, payloads, &ni, &nr, Some(old.0), true) {
+            Ok((answer, new)) => {
+                let ours = matches!(
+                    self.pending.as_ref().map(|p| &p.exchange),
+                    Some(Exchange::CreateChild(offer)) if offer.rekeys == Some(old.0)
+                );
+                // A rekeying of ours that has not been sent yet is settled by this one.
+                self.tasks.retain(|t| *t != Task::RekeyChild(old.0));
+                self.retries.retain(|(_, t)| *t != Task::RekeyChild(old.0));
+                if let Some(old) = self.child(old.0) {
+                    old.peer_rekey = Some(PeerChildRekey { new, lowest_nonce: ni.min(nr) });
+                    if !ours {
+                        old.state = ChildState::Rekeyed;
+                    }
+                }
+                answer
+            }
+            Err(notify) => vec![Payload::Notify(*notify)],
+        }
+    }
+}
+
+fn spi_of(bytes: &[u8]) -> Option<Spi> {
+    // 0 to 255 are reserved (RFC 4303 2.1).
+    <[u8; 4]>::try_from(bytes).ok().map(u32::from_be_bytes).filter(|spi| *spi > 255).map(Spi)
+}
+
+type Shared = Option<mobikex_common::crypto::Secret>;
+
+/// Checks the peer's answer against our offer: nothing may come back that was not offered.
+fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), IkeError> {
+    let rule = |story| IkeError::Rule { exchange: "the Child SA negotiation", story };
+    if let Some(error) = error_notify(payloads) {
+        return Err(IkeError::Notified(error.kind));
+    }
+    rules::check(ExchangeType(0), true, payloads)?;
+    let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
+        .ok_or_else(|| rule("the answer has no SA payload"))?;
+    let [proposal] = theirs.as_slice() else { return Err(rule("the answer must hold one proposal")) };
+    let fresh = offer.ke.is_some();
+    let (suite, _) = select::choose_esp(&offer.config.esp_proposals, theirs, fresh, None)
+        .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
+    let spi_out = spi_of(&proposal.spi).ok_or_else(|| rule("the peer's SPI is not usable"))?;
+    let (tsi, tsr) = selectors(payloads).ok_or_else(|| rule("the answer has no traffic selectors"))?;
+    let ts_local = narrow(&offer.ts_local, tsi);
+    let ts_remote = narrow(&offer.ts_remote, tsr);
+    // The peer may narrow, never widen.
+    if ts_local != *tsi || ts_remote != *tsr || ts_local.is_empty() || ts_remote.is_empty() {
+        return Err(IkeError::TsUnacceptable(format!(
+            "we offered {} === {}, the peer answered {} === {}",
+            show(&offer.ts_local),
+            show(&offer.ts_remote),
+            show(tsi),
+            show(tsr)
+        )));
+    }
+    let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
+    if transport && offer.config.mode == Mode::Tunnel {
+        return Err(rule("the peer answered a tunnel-mode offer with transport mode"));
+    }
+    if !transport && offer.config.mode == Mode::Transport {
+        return Err(rule("the peer does not agree to transport mode"));
+    }
+    let shared = match (suite.ke, &offer.ke) {
+        (None, _) => None,
+        (Some(method), Some((ours, ke))) if method == *ours => {
+            let (id, public) = key_exchange(payloads).ok_or_else(|| rule("the answer has no KE payload"))?;
+            if id != method.transform() {
+                return Err(rule("the KE payload is not of the method that was selected"));
+            }
+            Some(ke.agree(public)?)
+        }
+        (Some(_), _) => return Err(rule("the peer selected another key exchange than was sent")),
+    };
+    let agreed = Agreed {
+        config: offer.config.clone(),
+        mode: offer.config.mode,
+        suite,
+        spi_in: offer.spi_in,
+        spi_out,
+        ts_local,
+        ts_remote,
+    };
+    Ok((agreed, shared))
+}

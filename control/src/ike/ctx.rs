@@ -1,0 +1,107 @@
+//! What an IKE SA may touch outside itself while it handles one input.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobikex_common::sa::{ChildSaId, PolicyId};
+use mobikex_common::spi::SpiAllocator;
+use rand_chacha::ChaCha20Rng;
+use rand_core::Rng;
+
+use super::output::{Event, Output};
+use super::sa::IkeSa;
+use crate::config::Config;
+
+/// Numbers for new things.
+#[derive(Default, Debug)]
+pub(super) struct Ids {
+    ike: u32,
+    child: u32,
+    policy: u32,
+}
+
+impl Ids {
+    pub(super) fn ike(&mut self) -> u32 {
+        self.ike += 1;
+        self.ike
+    }
+
+    pub(super) fn child(&mut self) -> ChildSaId {
+        self.child += 1;
+        ChildSaId(self.child)
+    }
+
+    pub(super) fn policy(&mut self) -> PolicyId {
+        self.policy += 1;
+        PolicyId(self.policy)
+    }
+}
+
+/// What the endpoint does once the SA has returned.
+pub(super) enum Effect {
+    /// Take up a new IKE SA (a rekeyed one).
+    Spawn(Box<IkeSa>),
+    /// Move all Child SAs and their waiting tasks between two IKE SAs.
+    MoveChildren { from: u32, to: u32 },
+    /// Ask an IKE SA to delete itself with the peer.
+    DeleteIke(u32),
+    /// The peer says that it has lost all earlier IKE SAs (RFC 7296 2.4), or the policy is to have only one.
+    OnlyThis { keep: u32, peer: String, local: String },
+    /// Set a connection up again after its SA was lost.
+    Restart { connection: String, child: Option<String> },
+}
+
+/// The part of [`super::Endpoint`] that SAs share.
+pub(super) struct Ctx<'a> {
+    pub(super) now: Instant,
+    pub(super) config: &'a Arc<Config>,
+    pub(super) rng: &'a mut ChaCha20Rng,
+    pub(super) out: &'a mut VecDeque<Output>,
+    pub(super) spis: &'a mut SpiAllocator,
+    pub(super) ids: &'a mut Ids,
+    pub(super) traps: &'a HashMap<(String, String), PolicyId>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Ctx<'_> {
+    pub(super) fn event(&mut self, event: Event) {
+        self.out.push_back(Output::Event(event));
+    }
+
+    pub(super) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, nat_t: bool, data: Vec<u8>) {
+        self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+    }
+
+    pub(super) fn nonce(&mut self) -> Vec<u8> {
+        // Half the output of the largest PRF and at least 16 octets (RFC 7296 2.10).
+        let mut nonce = vec![0; 32];
+        self.rng.fill_bytes(&mut nonce);
+        nonce
+    }
+
+    /// `time` minus a random part of `jitter`, so that both sides seldom rekey at once (RFC 7296 2.8).
+    pub(super) fn soon_before(&mut self, time: Duration, jitter: Duration) -> Option<Instant> {
+        if time.is_zero() {
+            return None;
+        }
+        let millis = jitter.min(time).as_millis() as u64;
+        let back = if millis == 0 { 0 } else { self.rng.next_u64() % millis };
+        Some(self.now + (time - Duration::from_millis(back)))
+    }
+}
+
+/// NAT_DETECTION data (RFC 7296 2.23).
+pub(super) fn nat_hash(
+    spi_i: mobikex_common::spi::IkeSpi,
+    spi_r: mobikex_common::spi::IkeSpi,
+    addr: SocketAddr,
+) -> [u8; 20] {
+    let port = addr.port().to_be_bytes();
+    let (spi_i, spi_r) = (spi_i.to_be_bytes(), spi_r.to_be_bytes());
+    match addr.ip() {
+        IpAddr::V4(ip) => mobikex_common::crypto::sha1(&[&spi_i, &spi_r, &ip.octets(), &port]),
+        IpAddr::V6(ip) => mobikex_common::crypto::sha1(&[&spi_i, &spi_r, &ip.octets(), &port]),
+    }
+}

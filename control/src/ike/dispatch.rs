@@ -1,0 +1,213 @@
+//! From a datagram to a handler: the window first, then the integrity check, then the state.
+
+use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType};
+use mobikex_common::wire::ike::parse_chain;
+use tracing::{debug, info};
+
+use super::crypt::{self, Protected};
+use super::ctx::Ctx;
+use super::error::IkeError;
+use super::rules::{self, notify};
+use super::sa::{Exchange, Gone, IkeSa, State};
+
+/// Why a message was not processed; only counted, for it may be a forgery.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ignored {
+    /// Not the message ID that the window expects.
+    OutsideWindow,
+    /// The integrity check failed, or there is none.
+    NotAuthentic,
+    /// The SA is in no state for this exchange.
+    WrongState,
+}
+
+/// What became of a message.
+pub(super) type Handled = Result<Result<(), Ignored>, Gone>;
+
+/// Which exchanges an SA takes in which state, as `(request, response)`. A protected exchange needs keys and,
+/// but for IKE_AUTH, both AUTHs verified.
+fn permitted(state: &State, exchange: ExchangeType, response: bool) -> bool {
+    match (state, exchange) {
+        (State::InitSent(_), ExchangeType::IKE_SA_INIT) => response,
+        (State::HalfOpen(_), ExchangeType::IKE_AUTH) => !response,
+        (State::AuthSent(_), ExchangeType::IKE_AUTH) => response,
+        (State::Established(_), ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL) => true,
+        _ => false,
+    }
+}
+
+impl IkeSa {
+    /// Handles one message that belongs to this SA by its SPIs.
+    pub(super) fn handle_message(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        addresses: (std::net::SocketAddr, std::net::SocketAddr, bool),
+        datagram: &[u8],
+    ) -> Handled {
+        if header.exchange == ExchangeType::IKE_SA_INIT {
+            return self.handle_init_message(ctx, header, datagram);
+        }
+        if header.flags.response {
+            self.handle_response(ctx, header, datagram)
+        } else {
+            self.handle_request(ctx, header, addresses, datagram)
+        }
+    }
+
+    fn handle_init_message(&mut self, ctx: &mut Ctx<'_>, header: &Header, datagram: &[u8]) -> Handled {
+        if !permitted(&self.state, header.exchange, header.flags.response) || header.message_id != 0 {
+            return Ok(Err(Ignored::WrongState));
+        }
+        let Ok(payloads) = parse_chain(header.next_payload, &datagram[Header::LEN..]) else {
+            return Ok(Err(Ignored::NotAuthentic));
+        };
+        debug!(target: "ENC", "{} parsed IKE_SA_INIT response 0 {}", self.name(), rules::show(&payloads));
+        self.handle_init_response(ctx, header.responder_spi, datagram, &payloads).map(Ok)
+    }
+
+    /// Verifies and decrypts with the peer's keys. The inner chain may still be malformed: then the peer, which
+    /// is authentic, hears of it.
+    fn open(&self, datagram: &[u8]) -> Result<(Result<Vec<Payload>, IkeError>, Protected), Ignored> {
+        let Some(keys) = &self.keys else { return Err(Ignored::WrongState) };
+        let cipher = if self.initiator { &keys.responder } else { &keys.initiator };
+        let opened = crypt::open(datagram, cipher).map_err(|_| Ignored::NotAuthentic)?;
+        let payloads = opened.padded().and_then(|text| Ok(parse_chain(opened.next, text)?));
+        Ok((payloads, opened.proof))
+    }
+
+    fn handle_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        addresses: (std::net::SocketAddr, std::net::SocketAddr, bool),
+        datagram: &[u8],
+    ) -> Handled {
+        let retransmission = header.message_id.checked_add(1) == Some(self.expected_request);
+        if header.message_id != self.expected_request && !retransmission {
+            return Ok(Err(Ignored::OutsideWindow));
+        }
+        let (payloads, proof) = match self.open(datagram) {
+            Ok(opened) => opened,
+            Err(ignored) => return Ok(Err(ignored)),
+        };
+        self.last_heard = ctx.now;
+        if retransmission {
+            if let Some(answer) = self.last_response.clone() {
+                debug!(target: "IKE", "{} retransmitting response {}", self.name(), header.message_id);
+                ctx.transmit(addresses.0, addresses.1, addresses.2, answer);
+            }
+            return Ok(Ok(()));
+        }
+        if !permitted(&self.state, header.exchange, false) {
+            return Ok(Err(Ignored::WrongState));
+        }
+        if header.exchange == ExchangeType::IKE_AUTH {
+            // The initiator may have moved to the port with the marker (RFC 7296 2.23).
+            (self.local, self.remote, self.nat_t) = addresses;
+        }
+        let payloads = match payloads {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                info!(target: "ENC", "{} {error}", self.name());
+                return self.fatal(ctx, header.exchange, "the peer sent a malformed message");
+            }
+        };
+        debug!(target: "ENC", "{} parsed {} request {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
+        if let Some(kind) = rules::unknown_critical(&payloads) {
+            return self.refuse_critical(ctx, header.exchange, kind);
+        }
+        let done = match header.exchange {
+            ExchangeType::IKE_AUTH => self.handle_auth_request(ctx, &payloads, proof),
+            ExchangeType::INFORMATIONAL => match self.handle_informational_request(ctx, &payloads, proof) {
+                Ok(answer) => self.answer(ctx, header.exchange, &answer),
+                Err(reason) => {
+                    let _ = self.send_response(ctx, header.exchange, &[]);
+                    Err(self.close(ctx, &reason, false))
+                }
+            },
+            _ => self.handle_create_child_request(ctx, &payloads, proof),
+        };
+        done?;
+        self.run_tasks(ctx);
+        Ok(Ok(()))
+    }
+
+    fn answer(&mut self, ctx: &mut Ctx<'_>, exchange: ExchangeType, payloads: &[Payload]) -> Result<(), Gone> {
+        self.send_response(ctx, exchange, payloads).map_err(|error| self.close(ctx, &error.to_string(), false))
+    }
+
+    fn handle_create_child_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        proof: Protected,
+    ) -> Result<(), Gone> {
+        let invalid = || vec![Payload::Notify(Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()))];
+        let answer = if let Err(error) = rules::check(ExchangeType::CREATE_CHILD_SA, false, payloads) {
+            info!(target: "IKE", "{} {error}", self.name());
+            invalid()
+        } else if payloads.iter().any(|p| matches!(p, Payload::TsI(_) | Payload::TsR(_)))
+            || notify(payloads, NotifyType::REKEY_SA).is_some()
+        {
+            self.handle_child_request(ctx, payloads, proof)
+        } else {
+            self.handle_rekey_ike_request(ctx, payloads, proof).unwrap_or_else(|error| {
+                info!(target: "IKE", "{} {error}", self.name());
+                invalid()
+            })
+        };
+        self.answer(ctx, ExchangeType::CREATE_CHILD_SA, &answer)
+    }
+
+    /// INVALID_SYNTAX in an authentic message ends the IKE SA (RFC 7296 2.21.3).
+    fn fatal(&mut self, ctx: &mut Ctx<'_>, exchange: ExchangeType, reason: &str) -> Handled {
+        let answer = [Payload::Notify(Notify::new(NotifyType::INVALID_SYNTAX, Vec::new()))];
+        let _ = self.send_response(ctx, exchange, &answer);
+        Err(self.close(ctx, reason, false))
+    }
+
+    /// RFC 7296 2.5: the request is refused, naming the payload type; the SA lives on, unless it was IKE_AUTH.
+    fn refuse_critical(&mut self, ctx: &mut Ctx<'_>, exchange: ExchangeType, kind: PayloadType) -> Handled {
+        info!(target: "ENC", "{} critical payload {kind} is not supported", self.name());
+        let refusal = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
+        self.answer(ctx, exchange, &[Payload::Notify(refusal)])?;
+        if exchange == ExchangeType::IKE_AUTH {
+            return Err(self.close(ctx, "the peer demands an unknown critical payload", false));
+        }
+        Ok(Ok(()))
+    }
+
+    fn handle_response(&mut self, ctx: &mut Ctx<'_>, header: &Header, datagram: &[u8]) -> Handled {
+        if self.pending.as_ref().map(|p| p.message_id) != Some(header.message_id) {
+            return Ok(Err(Ignored::OutsideWindow));
+        }
+        if !permitted(&self.state, header.exchange, true) {
+            return Ok(Err(Ignored::WrongState));
+        }
+        let (payloads, proof) = match self.open(datagram) {
+            Ok(opened) => opened,
+            Err(ignored) => return Ok(Err(ignored)),
+        };
+        self.last_heard = ctx.now;
+        let payloads = match payloads {
+            Ok(payloads) if rules::unknown_critical(&payloads).is_none() => payloads,
+            _ => return Err(self.close(ctx, "the peer sent an answer that cannot be understood", false)),
+        };
+        debug!(target: "ENC", "{} parsed {} response {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
+        let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
+        match pending.exchange {
+            Exchange::Init => {}
+            Exchange::Auth => self.handle_auth_response(ctx, &payloads, proof)?,
+            Exchange::CreateChild(offer) => self.handle_child_response(ctx, *offer, &payloads, proof),
+            Exchange::RekeyIke(ours) => {
+                if let Err(error) = self.handle_rekey_ike_response(ctx, *ours, &payloads, proof) {
+                    info!(target: "IKE", "{} rekeying failed: {error}", self.name());
+                }
+            }
+            other => self.handle_informational_response(ctx, other)?,
+        }
+        self.run_tasks(ctx);
+        Ok(Ok(()))
+    }
+}

@@ -1,0 +1,714 @@
+//! All IKE SAs of this host. Time, datagrams and commands come in as arguments; everything to do goes out
+//! through one queue.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobikex_common::sa::{ChildSaId, PolicyId};
+use mobikex_common::spi::{IkeSpi, SpiAllocator};
+use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, parse_chain};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+use serde::Serialize;
+use tracing::{debug, info};
+
+use super::child::resolve;
+use super::cookie::Cookies;
+use super::crypt::{self, Envelope};
+use super::ctx::{Ctx, Effect, Ids};
+use super::dispatch::Ignored;
+use super::output::{IkeSaView, Output};
+use super::responder::InitOutcome;
+use super::rules::{self, find, notify};
+use super::sa::{Gone, IkeSa, State, Task};
+use crate::config::{Config, Connection, StartAction};
+
+/// An established SA this young is no left-over of a crashed peer, so INITIAL_CONTACT spares it: both sides may
+/// have started at once.
+const NOT_STALE: Duration = Duration::from_secs(5);
+
+/// What an operator, or the daemon on their behalf, asks for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Set up a connection, or one child of it.
+    Up {
+        /// Connection name.
+        connection: String,
+        /// Child name; all with `start_action = start`, or the first, if absent.
+        child: Option<String>,
+    },
+    /// Take a connection down, or one child of it.
+    Down {
+        /// Connection name.
+        connection: String,
+        /// Child name.
+        child: Option<String>,
+    },
+    /// Rekey the IKE SA of a connection, or one child of it.
+    Rekey {
+        /// Connection name.
+        connection: String,
+        /// Child name.
+        child: Option<String>,
+    },
+    /// Delete everything with the peers.
+    Shutdown,
+}
+
+/// Why a command could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Nothing by that name is configured.
+    #[error("no connection or child '{0}' is configured")]
+    Unknown(String),
+    /// Nothing by that name is up.
+    #[error("'{0}' has no SA")]
+    NoSa(String),
+    /// Neither side's addresses are known well enough to start.
+    #[error("'{0}' cannot be started from here: {1}")]
+    NoAddress(String, &'static str),
+    /// The attempt failed before the first message.
+    #[error("'{0}' cannot be started: {1}")]
+    Failed(String, String),
+}
+
+/// What the packet path reports about a Child SA.
+#[derive(Clone, Copy, Debug)]
+pub enum ChildEvent {
+    /// Traffic wants an SA for this policy.
+    Acquire(PolicyId),
+    /// A soft volume limit was reached.
+    SoftLimit(ChildSaId),
+    /// A hard volume limit was reached, or the sequence numbers are used up.
+    HardLimit(ChildSaId),
+    /// The first authentic packet came in: the peer uses the SA.
+    FirstInbound(ChildSaId),
+}
+
+/// Messages that were not acted on.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct IkeCounters {
+    /// Too short, wrong length, or a payload chain that does not parse.
+    pub malformed: u64,
+    /// A major version other than 2.
+    pub wrong_version: u64,
+    /// No IKE SA has these SPIs.
+    pub unknown_spi: u64,
+    /// Outside the message window.
+    pub outside_window: u64,
+    /// The integrity check failed.
+    pub not_authentic: u64,
+    /// The SA was in no state for the exchange.
+    pub wrong_state: u64,
+    /// No connection is configured for the addresses.
+    pub no_connection: u64,
+    /// IKE_SA_INIT requests that were asked for a cookie.
+    pub cookies_asked: u64,
+    /// IKE_SA_INIT requests dropped because too many initiators are half-open.
+    pub half_open_dropped: u64,
+}
+
+/// The IKEv2 engine.
+pub struct Endpoint {
+    config: Arc<Config>,
+    rng: ChaCha20Rng,
+    sas: BTreeMap<u32, IkeSa>,
+    /// Our SPI of every SA.
+    by_spi: HashMap<IkeSpi, u32>,
+    /// First requests that we answered, so that a retransmission finds its SA: by peer and its SPI.
+    answered: HashMap<(SocketAddr, IkeSpi), u32>,
+    out: VecDeque<Output>,
+    spis: SpiAllocator,
+    ids: Ids,
+    traps: HashMap<(String, String), PolicyId>,
+    cookies: Cookies,
+    sources: HashMap<IpAddr, IpAddr>,
+    attempts: HashMap<String, u32>,
+    counters: IkeCounters,
+}
+
+impl Endpoint {
+    /// An endpoint without SAs. `seed` feeds all nonces, SPIs and keys: from the system in production, fixed in
+    /// tests. Traps of the configuration are installed at once; see [`Self::start_connections`] for the rest.
+    pub fn new(now: Instant, config: Config, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let cookies = Cookies::new(now, &mut rng);
+        let slots = config.daemon.max_child_sas;
+        let mut endpoint = Self {
+            config: Arc::new(config),
+            rng,
+            sas: BTreeMap::new(),
+            by_spi: HashMap::new(),
+            answered: HashMap::new(),
+            out: VecDeque::new(),
+            spis: SpiAllocator::new(slots),
+            ids: Ids::default(),
+            traps: HashMap::new(),
+            cookies,
+            sources: HashMap::new(),
+            attempts: HashMap::new(),
+            counters: IkeCounters::default(),
+        };
+        endpoint.install_traps();
+        endpoint
+    }
+
+    /// Takes up a new configuration. Established SAs keep what they were negotiated with (RFC 7296 has no
+    /// notion of changing it); traps that are no longer configured go.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = Arc::new(config);
+        let config = self.config.clone();
+        let wanted = |key: &(String, String)| {
+            config.connection(&key.0).is_some_and(|conn| {
+                conn.children.iter().any(|c| c.name == key.1 && c.start_action == StartAction::Trap)
+            })
+        };
+        let gone: Vec<_> = self.traps.keys().filter(|key| !wanted(key)).cloned().collect();
+        for key in gone {
+            if let Some(policy) = self.traps.remove(&key) {
+                self.out.push_back(Output::RemovePolicy(policy));
+            }
+        }
+        self.install_traps();
+    }
+
+    fn install_traps(&mut self) {
+        let config = self.config.clone();
+        for conn in &config.connections {
+            let (Some(local), Some(remote)) = (self.local_for(conn), conn.remote_addr()) else { continue };
+            for child in conn.children.iter().filter(|c| c.start_action == StartAction::Trap) {
+                let key = (conn.name.clone(), child.name.clone());
+                if self.traps.contains_key(&key) {
+                    continue;
+                }
+                let policy = self.ids.policy();
+                self.traps.insert(key, policy);
+                self.out.push_back(Output::InstallTrap {
+                    policy,
+                    ts_local: resolve(&child.local_ts, SocketAddr::new(local, 0)),
+                    ts_remote: resolve(&child.remote_ts, SocketAddr::new(remote, 0)),
+                    mode: child.mode,
+                });
+            }
+        }
+    }
+
+    /// Sets up every connection that has a child with `start_action = start`.
+    pub fn start_connections(&mut self, now: Instant) {
+        let config = self.config.clone();
+        for conn in &config.connections {
+            if conn.children.iter().any(|c| c.start_action == StartAction::Start) {
+                let command = Command::Up { connection: conn.name.clone(), child: None };
+                if let Err(error) = self.handle_command(now, command) {
+                    info!(target: "IKE", "{error}");
+                }
+            }
+        }
+    }
+
+    /// Tells which of our addresses the system would use toward a peer.
+    pub fn set_route_source(&mut self, remote: IpAddr, local: IpAddr) {
+        self.sources.insert(remote, local);
+        self.install_traps();
+    }
+
+    /// The peers for which [`Self::set_route_source`] is wanted.
+    pub fn remote_addresses(&self) -> Vec<IpAddr> {
+        self.config.connections.iter().filter_map(Connection::remote_addr).collect()
+    }
+
+    fn local_for(&self, conn: &Connection) -> Option<IpAddr> {
+        let remote = conn.remote_addr()?;
+        conn.local_addr(remote).or_else(|| self.sources.get(&remote).copied())
+    }
+
+    /// The next thing for the caller to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.sas.values().filter_map(IkeSa::next_timeout).min()
+    }
+
+    /// Messages that were not acted on.
+    pub fn counters(&self) -> IkeCounters {
+        self.counters
+    }
+
+    /// All IKE SAs, oldest first.
+    pub fn ike_sas(&self, now: Instant) -> Vec<IkeSaView> {
+        self.sas.values().map(|sa| sa.view(now)).collect()
+    }
+
+    /// True when no SA is left, as after [`Command::Shutdown`].
+    pub fn is_idle(&self) -> bool {
+        self.sas.is_empty()
+    }
+
+    /// Runs `work` on one SA with everything that it may touch, then carries out what it asked for.
+    fn with_sa<R>(
+        &mut self,
+        now: Instant,
+        id: u32,
+        work: impl FnOnce(&mut IkeSa, &mut Ctx<'_>) -> Result<R, Gone>,
+    ) -> Option<R> {
+        let mut sa = self.sas.remove(&id)?;
+        let (result, effects) = self.with_ctx(now, |ctx| work(&mut sa, ctx));
+        match result {
+            Ok(value) => {
+                self.sas.insert(id, sa);
+                self.apply(now, effects);
+                Some(value)
+            }
+            Err(Gone) => {
+                self.forget(&sa);
+                self.apply(now, effects);
+                self.retry_failed(now, &sa);
+                None
+            }
+        }
+    }
+
+    fn with_ctx<R>(&mut self, now: Instant, work: impl FnOnce(&mut Ctx<'_>) -> R) -> (R, Vec<Effect>) {
+        let mut ctx = Ctx {
+            now,
+            config: &self.config,
+            rng: &mut self.rng,
+            out: &mut self.out,
+            spis: &mut self.spis,
+            ids: &mut self.ids,
+            traps: &self.traps,
+            effects: Vec::new(),
+        };
+        let result = work(&mut ctx);
+        (result, ctx.effects)
+    }
+
+    fn forget(&mut self, sa: &IkeSa) {
+        self.by_spi.remove(&sa.our_spi());
+        self.answered.retain(|_, id| *id != sa.id);
+    }
+
+    fn adopt(&mut self, sa: IkeSa) {
+        self.by_spi.insert(sa.our_spi(), sa.id);
+        self.sas.insert(sa.id, sa);
+    }
+
+    /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever).
+    fn retry_failed(&mut self, now: Instant, sa: &IkeSa) {
+        if !matches!(sa.state, State::InitSent(_)) {
+            self.attempts.remove(&sa.conn.name);
+            return;
+        }
+        let tries = self.attempts.entry(sa.conn.name.clone()).or_insert(0);
+        *tries += 1;
+        let answered = sa.pending_answered();
+        let again = !answered && (sa.conn.keyingtries == 0 || *tries < sa.conn.keyingtries);
+        if again {
+            info!(target: "IKE", "peer not responding, trying again ({tries}/{})", sa.conn.keyingtries);
+            let command = Command::Up { connection: sa.conn.name.clone(), child: None };
+            if let Err(error) = self.handle_command(now, command) {
+                info!(target: "IKE", "{error}");
+            }
+        } else {
+            self.attempts.remove(&sa.conn.name);
+        }
+    }
+
+    fn apply(&mut self, now: Instant, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Spawn(sa) => self.adopt(*sa),
+                Effect::MoveChildren { from, to } => self.move_children(now, from, to),
+                Effect::DeleteIke(id) => {
+                    self.with_sa(now, id, |sa, ctx| {
+                        sa.add_task(ctx, Task::DeleteIke("redundant after simultaneous rekeying".into()));
+                        Ok(())
+                    });
+                }
+                Effect::OnlyThis { keep, peer, local } => self.only_this(now, keep, &peer, &local),
+                Effect::Restart { connection, child } => {
+                    if let Err(error) = self.handle_command(now, Command::Up { connection, child }) {
+                        info!(target: "IKE", "{error}");
+                    }
+                }
+            }
+        }
+    }
+
+    fn move_children(&mut self, now: Instant, from: u32, to: u32) {
+        let Some(old) = self.sas.get_mut(&from) else { return };
+        let children = std::mem::take(&mut old.children);
+        let (ike_only, tasks): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut old.tasks)
+            .into_iter()
+            .partition(|t| matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness));
+        old.tasks = ike_only.into_iter().filter(|t| matches!(t, Task::DeleteIke(_))).collect();
+        let retries: Vec<_> =
+            std::mem::take(&mut old.retries).into_iter().filter(|(_, t)| *t != Task::RekeyIke).collect();
+        self.with_sa(now, to, |sa, ctx| {
+            sa.children.extend(children);
+            sa.tasks.extend(tasks);
+            sa.retries.extend(retries);
+            sa.run_tasks(ctx);
+            Ok(())
+        });
+    }
+
+    fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str) {
+        let stale: Vec<u32> = self
+            .sas
+            .values()
+            .filter(|sa| sa.id != keep && sa.peer().is_some_and(|p| p.id().to_string() == peer))
+            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.to_string() == local))
+            .filter(|sa| sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= NOT_STALE))
+            .map(|sa| sa.id)
+            .collect();
+        for id in stale {
+            self.with_sa(now, id, |sa, ctx| {
+                Err::<(), _>(sa.close(ctx, "the peer has set up a new one", false))
+            });
+        }
+    }
+
+    /// Handles one IKE message. `nat_t` says that it came with the non-ESP marker, already taken off.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        local: SocketAddr,
+        remote: SocketAddr,
+        nat_t: bool,
+        datagram: &[u8],
+    ) {
+        let header = match Header::parse(datagram) {
+            Ok(header) => header,
+            Err(error) => {
+                self.counters.malformed += 1;
+                debug!(target: "ENC", "from {remote}: {error}");
+                return;
+            }
+        };
+        if header.major != 2 {
+            self.counters.wrong_version += 1;
+            // RFC 7296 2.5: only a request with a higher version is told what we speak.
+            if header.major > 2 && !header.flags.response {
+                self.refuse_init(&header, (local, remote, nat_t), Notify::new(NotifyType::INVALID_MAJOR_VERSION, vec![]));
+            }
+            return;
+        }
+        let first = header.exchange == ExchangeType::IKE_SA_INIT
+            && !header.flags.response
+            && header.flags.initiator
+            && header.responder_spi == IkeSpi::ZERO;
+        if first {
+            return self.handle_init_request(now, &header, (local, remote, nat_t), datagram);
+        }
+        let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
+        let Some(id) = self.by_spi.get(&ours).copied() else {
+            self.counters.unknown_spi += 1;
+            return;
+        };
+        let fits = self.sas.get(&id).is_some_and(|sa| {
+            sa.initiator != header.flags.initiator
+                && sa.spi_i == header.initiator_spi
+                && (sa.spi_r == header.responder_spi || sa.spi_r == IkeSpi::ZERO)
+        });
+        if !fits {
+            self.counters.unknown_spi += 1;
+            return;
+        }
+        let handled = self.with_sa(now, id, |sa, ctx| {
+            sa.handle_message(ctx, &header, (local, remote, nat_t), datagram)
+        });
+        match handled {
+            Some(Err(Ignored::OutsideWindow)) => self.counters.outside_window += 1,
+            Some(Err(Ignored::NotAuthentic)) => self.counters.not_authentic += 1,
+            Some(Err(Ignored::WrongState)) => self.counters.wrong_state += 1,
+            Some(Ok(())) | None => {}
+        }
+    }
+
+    fn handle_init_request(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        (local, remote, nat_t): (SocketAddr, SocketAddr, bool),
+        datagram: &[u8],
+    ) {
+        if header.message_id != 0 || header.initiator_spi == IkeSpi::ZERO {
+            self.counters.malformed += 1;
+            return;
+        }
+        if let Some(id) = self.answered.get(&(remote, header.initiator_spi)).copied() {
+            // Only a byte-for-byte retransmission gets the answer again.
+            if let Some(sa) = self.sas.get(&id) {
+                if let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response) {
+                    if handshake.request == datagram {
+                        let data = answer.clone();
+                        self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+                    }
+                }
+            }
+            return;
+        }
+        let payloads = match parse_chain(header.next_payload, &datagram[Header::LEN..]) {
+            Ok(payloads) => payloads,
+            Err(error) => {
+                self.counters.malformed += 1;
+                debug!(target: "ENC", "from {remote}: {error}");
+                return;
+            }
+        };
+        debug!(target: "ENC", "parsed IKE_SA_INIT request 0 {}", rules::show(&payloads));
+        if let Some(kind) = rules::unknown_critical(&payloads) {
+            let refusal = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
+            return self.refuse_init(header, (local, remote, nat_t), refusal);
+        }
+        let Some(nonce) = find(&payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None }) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let half_open = self.sas.values().filter(|sa| matches!(sa.state, State::HalfOpen(_))).count();
+        if half_open >= self.config.daemon.cookie_threshold as usize {
+            let good = notify(&payloads, NotifyType::COOKIE)
+                .is_some_and(|c| self.cookies.check(&c.data, remote.ip(), header.initiator_spi, nonce));
+            if !good {
+                self.counters.cookies_asked += 1;
+                let cookie = self.cookies.make(now, &mut self.rng, remote.ip(), header.initiator_spi, nonce);
+                return self.refuse_init(header, (local, remote, nat_t), Notify::new(NotifyType::COOKIE, cookie));
+            }
+        }
+        if half_open >= self.config.daemon.half_open_limit as usize {
+            self.counters.half_open_dropped += 1;
+            return;
+        }
+        let candidates: Vec<Arc<Connection>> = self
+            .config
+            .connections
+            .iter()
+            .filter(|c| c.accepts(local.ip(), remote.ip()))
+            .map(|c| Arc::new(c.clone()))
+            .collect();
+        if candidates.is_empty() {
+            self.counters.no_connection += 1;
+            info!(target: "IKE", "no connection is configured for {}...{}", local.ip(), remote.ip());
+            let refusal = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, vec![]);
+            return self.refuse_init(header, (local, remote, nat_t), refusal);
+        }
+        let (outcome, effects) = self.with_ctx(now, |ctx| {
+            IkeSa::respond(ctx, &candidates, header.initiator_spi, (local, remote), nat_t, datagram, &payloads)
+        });
+        self.apply(now, effects);
+        match outcome {
+            Ok(InitOutcome::Accepted(sa)) => {
+                self.answered.insert((remote, header.initiator_spi), sa.id);
+                self.adopt(*sa);
+            }
+            Ok(InitOutcome::Refused(refusal)) => self.refuse_init(header, (local, remote, nat_t), refusal),
+            Err(error) => {
+                self.counters.malformed += 1;
+                debug!(target: "IKE", "from {remote}: {error}");
+            }
+        }
+    }
+
+    /// An answer without state: shorter than any request that leads to it.
+    fn refuse_init(
+        &mut self,
+        header: &Header,
+        (local, remote, nat_t): (SocketAddr, SocketAddr, bool),
+        refusal: Notify,
+    ) {
+        let envelope = Envelope {
+            spi_i: header.initiator_spi,
+            spi_r: header.responder_spi,
+            exchange: header.exchange,
+            from_initiator: !header.flags.initiator,
+            response: true,
+            message_id: header.message_id,
+        };
+        let data = crypt::plain(&envelope, &[Payload::Notify(refusal)]);
+        self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+    }
+
+    /// Everything that is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let due: Vec<u32> = self
+            .sas
+            .values()
+            .filter(|sa| sa.next_timeout().is_some_and(|at| at <= now))
+            .map(|sa| sa.id)
+            .collect();
+        for id in due {
+            self.with_sa(now, id, |sa, ctx| sa.handle_timeout(ctx));
+        }
+    }
+
+    /// Handles what the packet path reports.
+    pub fn handle_child_event(&mut self, now: Instant, event: ChildEvent) {
+        let child = match event {
+            ChildEvent::Acquire(policy) => return self.acquire(now, policy),
+            ChildEvent::SoftLimit(id) | ChildEvent::HardLimit(id) | ChildEvent::FirstInbound(id) => id,
+        };
+        let owner = self.sas.values().find(|sa| sa.children.iter().any(|c| c.id == child)).map(|sa| sa.id);
+        let Some(owner) = owner else { return };
+        self.with_sa(now, owner, |sa, ctx| {
+            match event {
+                ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
+                ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
+                ChildEvent::FirstInbound(id) => sa.activate(ctx, id),
+                ChildEvent::Acquire(_) => {}
+            }
+            Ok(())
+        });
+    }
+
+    fn acquire(&mut self, now: Instant, policy: PolicyId) {
+        let Some((connection, child)) =
+            self.traps.iter().find(|(_, p)| **p == policy).map(|(key, _)| key.clone())
+        else {
+            return;
+        };
+        let busy = self.sas.values().any(|sa| {
+            sa.conn.name == connection
+                && (sa.peer().is_none() || sa.children.iter().any(|c| c.is_live() && c.config.name == child))
+        });
+        if !busy {
+            info!(target: "CHD", "creating acquire job for {connection}/{child}");
+            if let Err(error) = self.handle_command(now, Command::Up { connection, child: Some(child) }) {
+                info!(target: "IKE", "{error}");
+            }
+        }
+    }
+
+    /// Carries out a command, or says why it cannot be started. Its outcome comes as events.
+    pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Up { connection, child } => self.up(now, &connection, child),
+            Command::Down { connection, child } => self.each(now, &connection, child.as_deref(), |child| match child {
+                Some(id) => Task::DeleteChild(id),
+                None => Task::DeleteIke("taken down".into()),
+            }),
+            Command::Rekey { connection, child } => {
+                self.each(now, &connection, child.as_deref(), |child| match child {
+                    Some(id) => Task::RekeyChild(id),
+                    None => Task::RekeyIke,
+                })
+            }
+            Command::Shutdown => {
+                for id in self.sas.keys().copied().collect::<Vec<_>>() {
+                    self.with_sa(now, id, |sa, ctx| {
+                        if sa.peer().is_none() || sa.rekeyed_by.is_some() {
+                            return Err(sa.close(ctx, "shutting down", false));
+                        }
+                        sa.tasks.clear();
+                        sa.add_task(ctx, Task::DeleteIke("shutting down".into()));
+                        Ok(())
+                    });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn up(&mut self, now: Instant, name: &str, child: Option<String>) -> Result<(), CommandError> {
+        let conn = self.config.connection(name).cloned().ok_or_else(|| CommandError::Unknown(name.into()))?;
+        if let Some(child) = child.as_ref().filter(|c| !conn.children.iter().any(|have| have.name == **c)) {
+            return Err(CommandError::Unknown(format!("{name}/{child}")));
+        }
+        let wanted: Vec<String> = match child {
+            Some(child) => vec![child],
+            None => {
+                let starting = conn.children.iter().filter(|c| c.start_action == StartAction::Start);
+                let names: Vec<String> = starting.map(|c| c.name.clone()).collect();
+                if names.is_empty() { conn.children.iter().take(1).map(|c| c.name.clone()).collect() } else { names }
+            }
+        };
+        let existing = self
+            .sas
+            .values()
+            .find(|sa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.initiator | sa.peer().is_some())
+            .map(|sa| sa.id);
+        if let Some(id) = existing {
+            self.with_sa(now, id, |sa, ctx| {
+                for name in wanted {
+                    if sa.peer().is_none() {
+                        if !sa.wanted.contains(&name) {
+                            sa.wanted.push_back(name);
+                        }
+                    } else if !sa.children.iter().any(|c| c.is_live() && c.config.name == name) {
+                        sa.add_task(ctx, Task::CreateChild(name));
+                    }
+                }
+                Ok(())
+            });
+            return Ok(());
+        }
+        let remote = conn
+            .remote_addr()
+            .ok_or(CommandError::NoAddress(name.into(), "remote_addrs names no single address"))?;
+        let local = self
+            .local_for(&conn)
+            .ok_or(CommandError::NoAddress(name.into(), "there is no route to the peer"))?;
+        let local = SocketAddr::new(local, self.config.daemon.port);
+        let remote = SocketAddr::new(remote, conn.remote_port);
+        let (started, effects) =
+            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::new(conn), local, remote, wanted));
+        self.apply(now, effects);
+        match started {
+            Ok(sa) => {
+                self.adopt(sa);
+                Ok(())
+            }
+            Err(error) => Err(CommandError::Failed(name.into(), error.to_string())),
+        }
+    }
+
+    /// Gives a task to every SA of a connection, or to every child of a name.
+    fn each(
+        &mut self,
+        now: Instant,
+        name: &str,
+        child: Option<&str>,
+        task: impl Fn(Option<ChildSaId>) -> Task,
+    ) -> Result<(), CommandError> {
+        let ids: Vec<u32> = self
+            .sas
+            .values()
+            .filter(|sa| sa.conn.name == name && sa.rekeyed_by.is_none())
+            .map(|sa| sa.id)
+            .collect();
+        let mut found = false;
+        for id in ids {
+            self.with_sa(now, id, |sa, ctx| {
+                match child {
+                    None if sa.peer().is_none() => {
+                        found = true;
+                        return Err(sa.close(ctx, "taken down", false));
+                    }
+                    None => {
+                        found = true;
+                        sa.add_task(ctx, task(None));
+                    }
+                    Some(child) => {
+                        let ids: Vec<_> = sa
+                            .children
+                            .iter()
+                            .filter(|c| c.is_live() && c.config.name == child)
+                            .map(|c| c.id)
+                            .collect();
+                        found |= !ids.is_empty();
+                        for id in ids {
+                            sa.add_task(ctx, task(Some(id)));
+                        }
+                    }
+                }
+                Ok(())
+            });
+        }
+        if found { Ok(()) } else { Err(CommandError::NoSa(child.map_or(name.into(), |c| format!("{name}/{c}")))) }
+    }
+}

@@ -1,0 +1,48 @@
+//! Why a message could not be processed, and who is at fault.
+
+use mobikex_common::crypto::CryptoError;
+use mobikex_common::wire::WireError;
+use mobikex_common::wire::ike::NotifyType;
+
+/// A message or a request of ours failed.
+#[derive(Debug, thiserror::Error)]
+pub enum IkeError {
+    /// The peer's message does not parse.
+    #[error("peer sent a malformed message: {0}")]
+    Wire(#[from] WireError),
+    /// The peer's message does not verify, or a key was unusable.
+    #[error("cryptography: {0}")]
+    Crypto(#[from] CryptoError),
+    /// A message that must be protected is not.
+    #[error("peer sent a message without a usable Encrypted payload")]
+    NotProtected,
+    /// Authentic, but the padding is longer than the content.
+    #[error("peer sent an Encrypted payload with impossible padding")]
+    BadPadding,
+    /// All IVs of the IKE SA are used up.
+    #[error("the IKE SA has used all its IVs")]
+    IvsExhausted,
+    /// A payload that the exchange requires is absent, doubled or of the wrong form.
+    #[error("peer broke the rules of {exchange}: {story}")]
+    Rule {
+        /// The exchange.
+        exchange: &'static str,
+        /// What is wrong.
+        story: &'static str,
+    },
+    /// The peer answered with an error notify.
+    #[error("peer answered {0}")]
+    Notified(NotifyType),
+    /// Nothing of what both sides accept is the same.
+    #[error("no proposal in common: {0}")]
+    NoProposal(String),
+    /// Traffic selectors do not overlap.
+    #[error("traffic selectors do not overlap: {0}")]
+    TsUnacceptable(String),
+    /// AUTH is wrong, an ID does not fit, or no secret is known.
+    #[error("authentication failed: {0}")]
+    Authentication(String),
+    /// Too many SAs.
+    #[error("no free SPI: the limit max_child_sas is reached")]
+    NoSpi,
+}

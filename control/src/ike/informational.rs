@@ -1,0 +1,97 @@
+//! INFORMATIONAL: liveness and DELETE (RFC 7296 1.4).
+
+use mobikex_common::sa::ChildSaId;
+use mobikex_common::wire::ike::{Delete, ExchangeType, Payload, ProtocolId};
+use tracing::info;
+
+use super::child::ChildState;
+use super::crypt::Protected;
+use super::ctx::Ctx;
+use super::error::IkeError;
+use super::sa::{Exchange, Gone, IkeSa};
+
+impl IkeSa {
+    /// Asks the peer to delete a Child SA together with us.
+    pub(super) fn start_delete_child(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) -> Result<(), IkeError> {
+        let name = self.name();
+        let Some(child) = self.child(id).filter(|c| !matches!(c.state, ChildState::Lingering(_))) else {
+            return Ok(());
+        };
+        if child.is_live() {
+            child.state = ChildState::Deleting;
+        }
+        info!(target: "IKE", "{name} sending DELETE for ESP CHILD_SA {} with SPI {}", child.name(), child.spi_in);
+        let spis = vec![child.spi_in.to_be_bytes().to_vec()];
+        let payloads = [Payload::Delete(Delete { protocol: ProtocolId::ESP, spis })];
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::DeleteChild(id), &payloads).map(drop)
+    }
+
+    /// Asks the peer to delete this IKE SA and with it all its children.
+    pub(super) fn start_delete_ike(&mut self, ctx: &mut Ctx<'_>, reason: &str) -> Result<(), IkeError> {
+        info!(target: "IKE", "deleting IKE_SA {} ({reason})", self.name());
+        let payloads = [Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() })];
+        let exchange = Exchange::DeleteIke(reason.to_string());
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)
+    }
+
+    /// A request. An IKE SA that the peer deletes is gone once the answer is sent.
+    pub(super) fn handle_informational_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Result<Vec<Payload>, String> {
+        let mut answer_spis = Vec::new();
+        for payload in payloads {
+            let Payload::Delete(delete) = payload else { continue };
+            if delete.protocol == ProtocolId::IKE {
+                return Err("deleted by the peer".to_string());
+            }
+            if delete.protocol != ProtocolId::ESP {
+                continue;
+            }
+            for spi in &delete.spis {
+                let Some(child) = self.child_by_peer_spi(spi) else {
+                    info!(target: "IKE", "{} received DELETE for an unknown ESP SPI", self.name());
+                    continue;
+                };
+                let (id, state, config, spi_in) = (child.id, child.state, child.config.clone(), child.spi_in);
+                info!(target: "IKE", "received DELETE for ESP CHILD_SA {}", child.name());
+                let replaced = matches!(state, ChildState::Rekeyed) || child.peer_rekey.is_some();
+                // If our own DELETE for it is under way, that one already names our half (RFC 7296 1.4.1).
+                let crossing = matches!(
+                    self.pending.as_ref().map(|p| &p.exchange),
+                    Some(Exchange::DeleteChild(ours)) if *ours == id
+                );
+                if !crossing {
+                    answer_spis.push(spi_in.to_be_bytes().to_vec());
+                }
+                self.retire(ctx, id, "deleted by the peer");
+                if state == ChildState::Installed && !replaced {
+                    self.closed_by_peer(ctx, &config);
+                }
+            }
+        }
+        Ok(if answer_spis.is_empty() {
+            Vec::new()
+        } else {
+            vec![Payload::Delete(Delete { protocol: ProtocolId::ESP, spis: answer_spis })]
+        })
+    }
+
+    /// The answer to a DELETE or a liveness check of ours.
+    pub(super) fn handle_informational_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        exchange: Exchange,
+    ) -> Result<(), Gone> {
+        match exchange {
+            Exchange::DeleteChild(id) => {
+                self.retire(ctx, id, "deleted");
+                Ok(())
+            }
+            Exchange::DeleteIke(reason) => Err(self.close(ctx, &reason, false)),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! IKE_SA_INIT and IKE_AUTH as their initiator (RFC 7296 1.2).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mobikex_common::alg::KeyExchange;
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::spi::IkeSpi;
+use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use tracing::info;
+
+use super::auth::{SignedOctets, find_secret, same_id, sign_psk, verify_psk};
+use super::create_child::request_payloads;
+use super::crypt::Protected;
+use super::ctx::{Ctx, Effect, nat_hash};
+use super::error::IkeError;
+use super::keys::SkeySeed;
+use super::output::Event;
+use super::rules::{self, error_notify, find, notify};
+use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, State, Task};
+use super::select;
+use crate::config::Connection;
+
+/// COOKIE and INVALID_KE_PAYLOAD may make us start over this often.
+const MAX_ROUNDS: u32 = 4;
+
+impl IkeSa {
+    /// Starts a new IKE SA. The first of `wanted` is negotiated in IKE_AUTH.
+    pub(super) fn initiate(
+        ctx: &mut Ctx<'_>,
+        conn: Arc<Connection>,
+        local: SocketAddr,
+        remote: SocketAddr,
+        wanted: Vec<String>,
+    ) -> Result<Self, IkeError> {
+        let method = conn.proposals.first().and_then(|p| p.kes.first()).copied();
+        let method = method.ok_or_else(|| IkeError::NoProposal("the connection has no proposals".into()))?;
+        let spi = IkeSpi::random(ctx.rng);
+        let state = State::InitSent(InitSent {
+            ke: PrivateKey::generate(method, ctx.rng),
+            method,
+            ni: ctx.nonce(),
+            request: Vec::new(),
+            cookie: None,
+            rounds: 0,
+        });
+        let mut sa = Self::new(ctx, conn, true, (spi, IkeSpi::ZERO), (local, remote), state);
+        sa.wanted = wanted.into();
+        info!(target: "IKE", "initiating IKE_SA {} to {}", sa.name(), remote.ip());
+        sa.send_init(ctx)?;
+        Ok(sa)
+    }
+
+    fn send_init(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        let State::InitSent(init) = &self.state else { return Ok(()) };
+        let mut payloads = Vec::new();
+        if let Some(cookie) = &init.cookie {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone())));
+        }
+        payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
+        payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
+        payloads.push(Payload::Nonce(init.ni.clone()));
+        payloads.extend(self.nat_detection());
+        // Every round of IKE_SA_INIT has message ID 0 (RFC 7296 2.2).
+        self.next_request = 0;
+        let request = self.send_request(ctx, ExchangeType::IKE_SA_INIT, Exchange::Init, &payloads)?;
+        if let State::InitSent(init) = &mut self.state {
+            init.request = request;
+            init.rounds += 1;
+        }
+        Ok(())
+    }
+
+    /// NAT_DETECTION of our message. With `encap` the source is made to look translated, so that the peer
+    /// encapsulates too; an all-zero port does that without lying about the address family.
+    pub(super) fn nat_detection(&self) -> [Payload; 2] {
+        let source = if self.conn.encap { SocketAddr::new(self.local.ip(), 0) } else { self.local };
+        let hash = |addr| nat_hash(self.spi_i, self.spi_r, addr).to_vec();
+        [
+            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, hash(source))),
+            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP, hash(self.remote))),
+        ]
+    }
+
+    /// Learns from the peer's NAT_DETECTION whether ESP needs UDP. Returns whether the peer can do it.
+    pub(super) fn detect_nat(&mut self, payloads: &[Payload]) -> bool {
+        let hashes = |kind: NotifyType| {
+            payloads.iter().filter_map(move |p| match p {
+                // Anything but 20 octets is no hash (RFC 7296 2.23).
+                Payload::Notify(n) if n.kind == kind && n.data.len() == 20 => Some(n.data.as_slice()),
+                _ => None,
+            })
+        };
+        let supported = hashes(NotifyType::NAT_DETECTION_SOURCE_IP).next().is_some()
+            && hashes(NotifyType::NAT_DETECTION_DESTINATION_IP).next().is_some();
+        if !supported {
+            return false;
+        }
+        let remote = nat_hash(self.spi_i, self.spi_r, self.remote);
+        let local = nat_hash(self.spi_i, self.spi_r, self.local);
+        let peer_behind_nat = !hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == remote);
+        self.behind_nat = !hashes(NotifyType::NAT_DETECTION_DESTINATION_IP).any(|h| h == local);
+        self.encap = self.conn.encap || peer_behind_nat || self.behind_nat;
+        if self.behind_nat {
+            info!(target: "IKE", "{} local host is behind NAT, sending keep alives", self.name());
+        } else if peer_behind_nat {
+            info!(target: "IKE", "{} remote host is behind NAT", self.name());
+        }
+        true
+    }
+
+    /// IKE_SA_INIT response: unauthenticated, so an error in it only ends the attempt if it could not be a
+    /// forgery's free kill: errors are acted on only where the protocol needs them.
+    pub(super) fn handle_init_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        spi_r: IkeSpi,
+        datagram: &[u8],
+        payloads: &[Payload],
+    ) -> Result<(), Gone> {
+        let State::InitSent(init) = &mut self.state else { return Ok(()) };
+        if let Some(cookie) = notify(payloads, NotifyType::COOKIE) {
+            let usable = (1..=64).contains(&cookie.data.len()) && init.rounds < MAX_ROUNDS;
+            if usable {
+                init.cookie = Some(cookie.data.clone());
+                return self.restart_init(ctx);
+            }
+            return Ok(());
+        }
+        if let Some(wrong) = notify(payloads, NotifyType::INVALID_KE_PAYLOAD) {
+            let wanted = <[u8; 2]>::try_from(wrong.data.as_slice()).ok().map(u16::from_be_bytes);
+            let method = wanted.and_then(KeyExchange::from_transform);
+            let offered = method.filter(|m| self.conn.proposals.iter().any(|p| p.kes.contains(m)));
+            let Some(method) = offered.filter(|m| *m != init.method && init.rounds < MAX_ROUNDS) else {
+                let reason = format!("the peer wants key exchange method {wanted:?}, which we did not offer");
+                return Err(self.close(ctx, &reason, false));
+            };
+            info!(target: "IKE", "peer didn't accept key exchange method {}, it requested {method}", init.method);
+            init.ke = PrivateKey::generate(method, ctx.rng);
+            init.method = method;
+            return self.restart_init(ctx);
+        }
+        if let Some(error) = error_notify(payloads) {
+            let mut reason = format!("the peer answered IKE_SA_INIT with {}", error.kind);
+            if error.kind == NotifyType::NO_PROPOSAL_CHOSEN {
+                let ours: Vec<_> = self.conn.proposals.iter().map(ToString::to_string).collect();
+                reason += &format!("; we offered {}", ours.join(", "));
+            }
+            return Err(self.close(ctx, &reason, false));
+        }
+        match self.complete_init(ctx, spi_r, datagram, payloads) {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.close(ctx, &error.to_string(), false)),
+        }
+    }
+
+    fn restart_init(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
+        self.pending = None;
+        self.send_init(ctx).map_err(|error| self.close(ctx, &error.to_string(), false))
+    }
+
+    fn complete_init(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        spi_r: IkeSpi,
+        datagram: &[u8],
+        payloads: &[Payload],
+    ) -> Result<(), IkeError> {
+        rules::check(ExchangeType::IKE_SA_INIT, true, payloads)?;
+        let rule = |story| IkeError::Rule { exchange: "IKE_SA_INIT", story };
+        if spi_r == IkeSpi::ZERO {
+            return Err(rule("the responder's SPI is zero"));
+        }
+        self.spi_r = spi_r;
+        let supports_nat = self.detect_nat(payloads);
+        let State::InitSent(init) = &self.state else { return Ok(()) };
+        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None }).map_or(&[][..], |s| s);
+        // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
+        let (suite, _) = match theirs {
+            [one] => select::choose_ike(&self.conn.proposals, std::slice::from_ref(one), 0, Some(init.method)),
+            _ => None,
+        }
+        .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
+        let (method, public) =
+            find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
+                .ok_or_else(|| rule("no KE"))?;
+        if suite.ke != init.method || method != init.method.transform() {
+            return Err(rule("the KE payload is not of the method that was selected"));
+        }
+        let nr = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
+            .ok_or_else(|| rule("no nonce"))?
+            .clone();
+        let shared = init.ke.agree(public)?;
+        let ni = init.ni.clone();
+        let handshake =
+            Handshake { ni: ni.clone(), nr: nr.clone(), request: init.request.clone(), response: datagram.to_vec() };
+        let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared).expand(suite, &ni, &nr, self.spi_i, self.spi_r)?;
+        info!(target: "CFG", "{} selected proposal: {suite}", self.name());
+        self.suite = Some(suite);
+        self.keys = Some(keys);
+        if supports_nat && self.encap {
+            // From here on everything runs on the port with the marker (RFC 7296 2.23).
+            self.nat_t = true;
+            self.local.set_port(ctx.config.daemon.port_nat_t);
+            if self.remote.port() == 500 {
+                self.remote.set_port(4500);
+            }
+        } else {
+            self.encap = false;
+        }
+        self.pending = None;
+        self.send_auth(ctx, handshake)
+    }
+
+    fn own_id(&self) -> Identification {
+        self.conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(self.local.ip()))
+    }
+
+    fn send_auth(&mut self, ctx: &mut Ctx<'_>, handshake: Handshake) -> Result<(), IkeError> {
+        let local_id = self.own_id();
+        let expected = self.conn.remote.id.clone();
+        let remote_id = expected.clone().unwrap_or_else(|| Identification::from_ip(self.remote.ip()));
+        let secret = find_secret(&ctx.config.secrets, &local_id, &remote_id).ok_or_else(|| {
+            IkeError::Authentication(format!("no shared key is configured for '{local_id}' - '{remote_id}'"))
+        })?;
+        let keys = self.keys()?;
+        let octets =
+            SignedOctets { message: &handshake.request, nonce: &handshake.nr, id: &local_id, sk_p: &keys.pi };
+        let auth = sign_psk(keys.prf, &secret.secret, &octets);
+        let mut payloads = vec![
+            Payload::IdI(local_id.clone()),
+            Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())),
+        ];
+        payloads.extend(expected.map(Payload::IdR));
+        payloads.push(Payload::Auth(auth));
+        let first = self.wanted.pop_front();
+        let config = first.and_then(|name| self.conn.children.iter().find(|c| c.name == name));
+        let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
+            return Err(IkeError::TsUnacceptable("the connection has no children".into()));
+        };
+        let offer = self.offer_child(ctx, Arc::new(config), None, handshake.ni.clone())?;
+        payloads.extend(request_payloads(&offer, false));
+        self.local_id = Some(local_id.clone());
+        self.state = State::AuthSent(AuthSent { handshake, local_id, child: Some(offer) });
+        info!(target: "IKE", "establishing CHILD_SA {}", self.name());
+        self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
+    }
+
+    /// IKE_AUTH response: nothing of it counts before the peer's AUTH is verified, except that it refuses us.
+    pub(super) fn handle_auth_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Result<(), Gone> {
+        let peer = match self.verify_responder(ctx, payloads) {
+            Ok(peer) => peer,
+            Err(error) => return Err(self.close(ctx, &error.to_string(), false)),
+        };
+        let State::AuthSent(AuthSent { handshake, child, .. }) =
+            std::mem::replace(&mut self.state, State::Established(peer.clone()))
+        else {
+            return Ok(());
+        };
+        self.establish(ctx, peer.clone());
+        ctx.event(Event::IkeUp {
+            ike: self.name(),
+            local: self.local,
+            remote: self.remote,
+            peer: peer.id().to_string(),
+        });
+        if let Some(offer) = child {
+            self.finish_child(ctx, offer, payloads, &handshake.nr);
+        }
+        if let Some(local) = &self.local_id {
+            if self.conn.unique == crate::config::Unique::Replace {
+                ctx.effects.push(Effect::OnlyThis {
+                    keep: self.id,
+                    peer: peer.id().to_string(),
+                    local: local.to_string(),
+                });
+            }
+        }
+        for name in std::mem::take(&mut self.wanted) {
+            self.tasks.push_back(Task::CreateChild(name));
+        }
+        self.run_tasks(ctx);
+        Ok(())
+    }
+
+    fn verify_responder(
+        &self,
+        ctx: &Ctx<'_>,
+        payloads: &[Payload],
+    ) -> Result<super::auth::AuthenticatedPeer, IkeError> {
+        let State::AuthSent(sent) = &self.state else {
+            return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the response was not expected" });
+        };
+        let auth = find(payloads, |p| if let Payload::Auth(a) = p { Some(a) } else { None });
+        if let (None, Some(error)) = (auth, error_notify(payloads)) {
+            return Err(IkeError::Notified(error.kind));
+        }
+        rules::check(ExchangeType::IKE_AUTH, true, payloads)?;
+        let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
+        let auth = auth.ok_or_else(|| rule("no AUTH"))?;
+        let id = find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None })
+            .ok_or_else(|| rule("no IDr"))?;
+        if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !same_id(want, id)) {
+            return Err(IkeError::Authentication(format!("the peer is '{id}', the connection expects '{expected}'")));
+        }
+        let secret = find_secret(&ctx.config.secrets, &sent.local_id, id).ok_or_else(|| {
+            IkeError::Authentication(format!("no shared key is configured for '{}' - '{id}'", sent.local_id))
+        })?;
+        let keys = self.keys()?;
+        let octets =
+            SignedOctets { message: &sent.handshake.response, nonce: &sent.handshake.ni, id, sk_p: &keys.pr };
+        let peer = verify_psk(keys.prf, &secret.secret, &octets, auth)?;
+        info!(target: "IKE", "authentication of '{id}' with pre-shared key successful");
+        Ok(peer)
+    }
+}

@@ -1,0 +1,33 @@
+//! The IKEv2 engine (RFC 7296), without I/O and without a clock.
+//!
+//! [`Endpoint`] owns all IKE SAs. A datagram finds its SA by SPI (`endpoint`), passes the message window, the
+//! integrity check and the table of states (`dispatch`), then the table of required payloads (`rules`), and only
+//! then a handler: `initiator` and `responder` for IKE_SA_INIT and IKE_AUTH, `create_child` and `rekey_ike` for
+//! CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof that only the integrity
+//! check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH check makes.
+//! What an SA wants done leaves through [`Output`].
+
+mod auth;
+mod child;
+mod cookie;
+mod create_child;
+mod crypt;
+mod ctx;
+mod dispatch;
+mod endpoint;
+mod error;
+mod informational;
+mod initiator;
+mod keys;
+mod narrow;
+mod output;
+mod rekey_ike;
+mod responder;
+mod rules;
+mod sa;
+mod select;
+
+pub use auth::AuthenticatedPeer;
+pub use endpoint::{ChildEvent, Command, CommandError, Endpoint, IkeCounters};
+pub use error::IkeError;
+pub use output::{ChildSaView, Event, IkeSaView, Output};

@@ -1,0 +1,223 @@
+//! What the engine asks of the world, and what it tells.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use mobikex_common::addr::AddressSet;
+use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
+use mobikex_common::spi::{IkeSpi, Spi};
+use mobikex_common::ts::TrafficSelector;
+use serde::Serialize;
+
+/// One thing for the caller to do, in order.
+#[derive(Debug)]
+pub enum Output {
+    /// Send a datagram.
+    Transmit {
+        /// Source; its port tells which socket.
+        local: SocketAddr,
+        /// Destination.
+        remote: SocketAddr,
+        /// Prepend the non-ESP marker (RFC 3948 2.2).
+        nat_t: bool,
+        /// The IKE message, or a one-octet NAT keepalive.
+        data: Vec<u8>,
+    },
+    /// Ask for an SA when traffic of this policy shows up.
+    InstallTrap {
+        /// The policy.
+        policy: PolicyId,
+        /// Our side.
+        ts_local: Vec<TrafficSelector>,
+        /// The peer's side.
+        ts_remote: Vec<TrafficSelector>,
+        /// Tunnel or transport.
+        mode: Mode,
+    },
+    /// A policy is gone.
+    RemovePolicy(PolicyId),
+    /// Install a Child SA: always for receiving, for sending only if `outbound`.
+    InstallChild {
+        /// The SA.
+        params: Box<ChildSaParams>,
+        /// Send on it at once.
+        outbound: bool,
+    },
+    /// The policy's traffic now goes out on this SA.
+    ActivateOutbound(ChildSaId),
+    /// Stop sending on this SA; go on receiving.
+    DeactivateOutbound(ChildSaId),
+    /// Remove an SA wholly.
+    RemoveChild(ChildSaId),
+    /// Replace the outer addresses of an SA.
+    SetAddresses {
+        /// The SA.
+        child: ChildSaId,
+        /// The whole new set.
+        set: AddressSet,
+    },
+    /// Something that an operator may want to know.
+    Event(Event),
+}
+
+/// What happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// An IKE SA is established.
+    IkeUp {
+        /// `home[1]`
+        ike: String,
+        /// Our address.
+        local: SocketAddr,
+        /// The peer's.
+        remote: SocketAddr,
+        /// The proven identity of the peer.
+        peer: String,
+    },
+    /// An IKE SA was replaced by a new one.
+    IkeRekeyed {
+        /// The old one.
+        ike: String,
+        /// The new one.
+        by: String,
+    },
+    /// An IKE SA is gone.
+    IkeDown {
+        /// `home[1]`
+        ike: String,
+        /// Why.
+        reason: String,
+    },
+    /// An attempt to set up an IKE SA failed.
+    IkeFailed {
+        /// Connection.
+        connection: String,
+        /// `home[1]`
+        ike: String,
+        /// Why, for people.
+        reason: String,
+    },
+    /// A Child SA carries traffic.
+    ChildUp {
+        /// `home[1]`
+        ike: String,
+        /// `net{1}`
+        child: String,
+        /// SPI toward us.
+        spi_in: Spi,
+        /// SPI toward the peer.
+        spi_out: Spi,
+        /// Our selectors.
+        ts_local: Vec<TrafficSelector>,
+        /// The peer's.
+        ts_remote: Vec<TrafficSelector>,
+    },
+    /// A Child SA was replaced.
+    ChildRekeyed {
+        /// The old one.
+        child: String,
+        /// The new one.
+        by: String,
+    },
+    /// A Child SA is gone.
+    ChildDown {
+        /// `net{1}`
+        child: String,
+        /// Why.
+        reason: String,
+    },
+    /// A Child SA could not be set up.
+    ChildFailed {
+        /// `home[1]`
+        ike: String,
+        /// Configured name.
+        child: String,
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IkeUp { ike, local, remote, peer } => {
+                write!(f, "IKE_SA {ike} established between {}...{}[{peer}]", local.ip(), remote.ip())
+            }
+            Self::IkeRekeyed { ike, by } => write!(f, "IKE_SA {ike} rekeyed as {by}"),
+            Self::IkeDown { ike, reason } => write!(f, "IKE_SA {ike} closed: {reason}"),
+            Self::IkeFailed { ike, reason, .. } => write!(f, "IKE_SA {ike} failed: {reason}"),
+            Self::ChildUp { child, spi_in, spi_out, ts_local, ts_remote, .. } => write!(
+                f,
+                "CHILD_SA {child} established with SPIs {spi_in}_i {spi_out}_o and TS {} === {}",
+                super::narrow::show(ts_local),
+                super::narrow::show(ts_remote)
+            ),
+            Self::ChildRekeyed { child, by } => write!(f, "CHILD_SA {child} rekeyed as {by}"),
+            Self::ChildDown { child, reason } => write!(f, "CHILD_SA {child} closed: {reason}"),
+            Self::ChildFailed { child, reason, .. } => write!(f, "CHILD_SA {child} failed: {reason}"),
+        }
+    }
+}
+
+/// One IKE SA as an operator sees it. Times are whole seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct IkeSaView {
+    /// Number, as in `home[1]`.
+    pub id: u32,
+    /// Connection.
+    pub name: String,
+    /// CONNECTING, ESTABLISHED, REKEYED or DELETING.
+    pub state: &'static str,
+    /// Whether we started it.
+    pub initiator: bool,
+    /// Original initiator's SPI.
+    pub spi_i: IkeSpi,
+    /// Original responder's SPI.
+    pub spi_r: IkeSpi,
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// The peer's.
+    pub remote: SocketAddr,
+    /// Our identity, once known.
+    pub local_id: Option<String>,
+    /// The proven identity of the peer.
+    pub remote_id: Option<String>,
+    /// Algorithms.
+    pub suite: Option<String>,
+    /// Seconds since it was established.
+    pub established: Option<u64>,
+    /// Seconds until it is rekeyed.
+    pub rekey_in: Option<u64>,
+    /// Its Child SAs.
+    pub children: Vec<ChildSaView>,
+}
+
+/// One Child SA as an operator sees it; traffic counters are the packet path's to add.
+#[derive(Clone, Debug, Serialize)]
+pub struct ChildSaView {
+    /// Handle for counters.
+    pub id: ChildSaId,
+    /// Configured name.
+    pub name: String,
+    /// INSTALLED, REKEYING, REKEYED, DELETING or DELETED (the last only receives late packets).
+    pub state: &'static str,
+    /// Tunnel or transport.
+    pub mode: Mode,
+    /// SPI toward us.
+    pub spi_in: Spi,
+    /// SPI toward the peer.
+    pub spi_out: Spi,
+    /// Algorithms.
+    pub suite: String,
+    /// Our selectors.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// Outer addresses.
+    pub addresses: AddressSet,
+    /// Seconds since it was installed.
+    pub installed: u64,
+    /// Seconds until it is rekeyed.
+    pub rekey_in: Option<u64>,
+}

@@ -1,0 +1,206 @@
+//! Rekeying of the IKE SA (RFC 7296 1.3.2, 2.8.2, 2.18).
+
+use mobikex_common::alg::{IkeSuite, KeyExchange};
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::spi::IkeSpi;
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use tracing::info;
+
+use super::crypt::Protected;
+use super::ctx::{Ctx, Effect};
+use super::error::IkeError;
+use super::keys::{SkKeys, SkeySeed};
+use super::output::Event;
+use super::rules::{error_notify, find};
+use super::sa::{Exchange, IkeRekey, IkeSa, PeerRekey, State, Task};
+use super::select;
+
+/// SA, nonce and KE of one side.
+struct Parts<'a> {
+    proposals: &'a [mobikex_common::wire::ike::Proposal],
+    nonce: &'a Vec<u8>,
+    method: u16,
+    public: &'a Vec<u8>,
+}
+
+fn parts(payloads: &[Payload]) -> Result<Parts<'_>, IkeError> {
+    let rule = |story| IkeError::Rule { exchange: "IKE SA rekeying", story };
+    let proposals = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None });
+    let nonce = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None });
+    let ke = find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None });
+    let (method, public) = ke.ok_or_else(|| rule("the message has no KE"))?;
+    Ok(Parts {
+        proposals: proposals.ok_or_else(|| rule("the message has no SA"))?,
+        nonce: nonce.ok_or_else(|| rule("the message has no nonce"))?,
+        method,
+        public,
+    })
+}
+
+fn spi_of(bytes: &[u8]) -> Option<IkeSpi> {
+    <[u8; 8]>::try_from(bytes).ok().map(u64::from_be_bytes).filter(|spi| *spi != 0).map(IkeSpi)
+}
+
+impl IkeSa {
+    /// Asks for a new IKE SA.
+    pub(super) fn start_rekey_ike(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        if self.rekeyed_by.is_some() || self.peer_rekey.is_some() {
+            return Ok(());
+        }
+        // The method in use is acceptable to both.
+        let method = self.suite.map(|s| s.ke).ok_or(IkeError::NotProtected)?;
+        self.send_rekey_ike(ctx, method)
+    }
+
+    fn send_rekey_ike(&mut self, ctx: &mut Ctx<'_>, method: KeyExchange) -> Result<(), IkeError> {
+        let spi = IkeSpi::random(ctx.rng);
+        let ke = PrivateKey::generate(method, ctx.rng);
+        let ni = ctx.nonce();
+        let payloads = [
+            Payload::Sa(select::offer_ike(&self.conn.proposals, &spi.to_be_bytes())),
+            Payload::Nonce(ni.clone()),
+            Payload::Ke { method: method.transform(), data: ke.public().to_vec() },
+        ];
+        let exchange = Exchange::RekeyIke(Box::new(IkeRekey { spi, ke, method, ni }));
+        self.send_request(ctx, ExchangeType::CREATE_CHILD_SA, exchange, &payloads).map(drop)
+    }
+
+    /// A new SA that takes this one's place: same peer, same addresses, message IDs from zero.
+    fn successor(
+        &self,
+        ctx: &mut Ctx<'_>,
+        initiator: bool,
+        spis: (IkeSpi, IkeSpi),
+        suite: IkeSuite,
+        keys: SkKeys,
+    ) -> Result<Self, IkeError> {
+        let peer = self.peer().cloned().ok_or(IkeError::NotProtected)?;
+        let state = State::Established(peer.clone());
+        let mut sa = Self::new(ctx, self.conn.clone(), initiator, spis, (self.local, self.remote), state);
+        sa.nat_t = self.nat_t;
+        sa.encap = self.encap;
+        sa.behind_nat = self.behind_nat;
+        sa.local_id = self.local_id.clone();
+        sa.suite = Some(suite);
+        sa.keys = Some(keys);
+        sa.establish(ctx, peer);
+        Ok(sa)
+    }
+
+    /// The peer's request to rekey this IKE SA; returns the answer.
+    pub(super) fn handle_rekey_ike_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Result<Vec<Payload>, IkeError> {
+        let refuse = |kind| vec![Payload::Notify(Notify::new(kind, Vec::new()))];
+        let pending = self.pending.as_ref().map(|p| &p.exchange);
+        let collides = matches!(pending, Some(Exchange::RekeyIke(_)));
+        let busy = matches!(
+            pending,
+            Some(Exchange::CreateChild(_) | Exchange::DeleteChild(_) | Exchange::DeleteIke(_))
+        );
+        if busy || self.rekeyed_by.is_some() || self.peer_rekey.is_some() {
+            return Ok(refuse(NotifyType::TEMPORARY_FAILURE));
+        }
+        let theirs = parts(payloads)?;
+        let sent = KeyExchange::from_transform(theirs.method);
+        let Some((suite, chosen)) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, sent) else {
+            info!(target: "CFG", "received proposals: {}", select::describe(theirs.proposals));
+            return Ok(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
+        };
+        if theirs.method != suite.ke.transform() {
+            let wanted = suite.ke.transform().to_be_bytes().to_vec();
+            return Ok(vec![Payload::Notify(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted))]);
+        }
+        let Some(spi_i) = spi_of(&chosen.spi) else { return Ok(refuse(NotifyType::NO_PROPOSAL_CHOSEN)) };
+        let spi_r = IkeSpi::random(ctx.rng);
+        let ke = PrivateKey::generate(suite.ke, ctx.rng);
+        let shared = ke.agree(theirs.public)?;
+        let (ni, nr) = (theirs.nonce.clone(), ctx.nonce());
+        let keys = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, spi_i, spi_r)?;
+        let sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
+        let (id, name) = (sa.id, sa.name());
+        ctx.effects.push(Effect::Spawn(Box::new(sa)));
+        if collides {
+            self.peer_rekey = Some(PeerRekey { id, lowest_nonce: ni.min(nr.clone()) });
+        } else {
+            self.replaced_by(ctx, id, &name);
+        }
+        Ok(vec![
+            Payload::Sa(vec![select::answer_ike(&suite, &chosen, &spi_r.to_be_bytes())]),
+            Payload::Nonce(nr),
+            Payload::Ke { method: theirs.method, data: ke.public().to_vec() },
+        ])
+    }
+
+    fn replaced_by(&mut self, ctx: &mut Ctx<'_>, id: u32, name: &str) {
+        self.mark_rekeyed(ctx, id);
+        ctx.effects.push(Effect::MoveChildren { from: self.id, to: id });
+        ctx.event(Event::IkeRekeyed { ike: self.name(), by: name.to_string() });
+    }
+
+    /// The answer to our own request.
+    pub(super) fn handle_rekey_ike_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        ours: IkeRekey,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Result<(), IkeError> {
+        if let Some(error) = error_notify(payloads) {
+            return self.rekey_refused(ctx, &ours, error);
+        }
+        let theirs = parts(payloads)?;
+        let rule = |story| IkeError::Rule { exchange: "IKE SA rekeying", story };
+        let [proposal] = theirs.proposals else { return Err(rule("the answer must hold one proposal")) };
+        let (suite, _) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, Some(ours.method))
+            .ok_or_else(|| IkeError::NoProposal(select::describe(theirs.proposals)))?;
+        if suite.ke != ours.method || theirs.method != ours.method.transform() {
+            return Err(rule("the KE payload is not of the method that was selected"));
+        }
+        let spi_r = spi_of(&proposal.spi).ok_or_else(|| rule("the peer's SPI is zero"))?;
+        let shared = ours.ke.agree(theirs.public)?;
+        let (ni, nr) = (ours.ni.clone(), theirs.nonce.clone());
+        let keys = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, ours.spi, spi_r)?;
+        let sa = self.successor(ctx, true, (ours.spi, spi_r), suite, keys)?;
+        let (id, name) = (sa.id, sa.name());
+        ctx.effects.push(Effect::Spawn(Box::new(sa)));
+        let lowest = ni.min(nr);
+        match self.peer_rekey.take() {
+            // RFC 7296 2.8.2, as for Child SAs: the exchange with the lowest nonce is redundant.
+            Some(theirs) if lowest < theirs.lowest_nonce => {
+                info!(target: "IKE", "{} simultaneous rekeying: the peer's IKE_SA stays", self.name());
+                let winner = format!("{}[{}]", self.conn.name, theirs.id);
+                self.replaced_by(ctx, theirs.id, &winner);
+                ctx.effects.push(Effect::DeleteIke(id));
+            }
+            _ => {
+                self.replaced_by(ctx, id, &name);
+                self.tasks.push_front(Task::DeleteIke("rekeyed".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn rekey_refused(&mut self, ctx: &mut Ctx<'_>, ours: &IkeRekey, error: &Notify) -> Result<(), IkeError> {
+        if let Some(theirs) = self.peer_rekey.take() {
+            // Ours failed, the peer's stands.
+            let winner = format!("{}[{}]", self.conn.name, theirs.id);
+            self.replaced_by(ctx, theirs.id, &winner);
+            return Ok(());
+        }
+        let wanted = <[u8; 2]>::try_from(error.data.as_slice()).ok().map(u16::from_be_bytes);
+        let method = wanted.and_then(KeyExchange::from_transform);
+        if error.kind == NotifyType::INVALID_KE_PAYLOAD {
+            let offered = method.filter(|m| self.conn.proposals.iter().any(|p| p.kes.contains(m)));
+            if let Some(method) = offered.filter(|m| *m != ours.method) {
+                return self.send_rekey_ike(ctx, method);
+            }
+        }
+        info!(target: "IKE", "{} peer answered {} to rekeying, trying again soon", self.name(), error.kind);
+        self.retry_later(ctx, Task::RekeyIke);
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! IKE_SA_INIT and IKE_AUTH as their responder (RFC 7296 1.2).
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mobikex_common::alg::KeyExchange;
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::spi::IkeSpi;
+use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use tracing::info;
+
+use super::auth::{AuthenticatedPeer, SignedOctets, find_secret, same_id, sign_psk, verify_psk};
+use super::crypt::{self, Envelope, Protected};
+use super::ctx::{Ctx, Effect};
+use super::error::IkeError;
+use super::keys::SkeySeed;
+use super::output::Event;
+use super::rules::{self, find, notify};
+use super::sa::{Gone, Handshake, IkeSa, State};
+use super::select;
+use crate::config::Connection;
+
+/// What became of an IKE_SA_INIT request.
+pub(super) enum InitOutcome {
+    /// A half-open SA; its answer has been sent.
+    Accepted(Box<IkeSa>),
+    /// Refused with a notify.
+    Refused(Notify),
+}
+
+impl IkeSa {
+    /// Answers a first request that has passed the cookie check. `candidates` are the connections that fit the
+    /// addresses, in the order of the configuration.
+    pub(super) fn respond(
+        ctx: &mut Ctx<'_>,
+        candidates: &[Arc<Connection>],
+        spi_i: IkeSpi,
+        addresses: (SocketAddr, SocketAddr),
+        nat_t: bool,
+        datagram: &[u8],
+        payloads: &[Payload],
+    ) -> Result<InitOutcome, IkeError> {
+        rules::check(ExchangeType::IKE_SA_INIT, false, payloads)?;
+        let rule = |story| IkeError::Rule { exchange: "IKE_SA_INIT", story };
+        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
+            .ok_or_else(|| rule("no SA"))?;
+        let (method, public) =
+            find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
+                .ok_or_else(|| rule("no KE"))?;
+        let ni = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
+            .ok_or_else(|| rule("no nonce"))?;
+        let sent = KeyExchange::from_transform(method);
+        let found = candidates.iter().find_map(|conn| {
+            select::choose_ike(&conn.proposals, theirs, 0, sent).map(|(suite, chosen)| (conn, suite, chosen))
+        });
+        let Some((conn, suite, chosen)) = found else {
+            let ours: Vec<_> =
+                candidates.iter().flat_map(|c| c.proposals.iter().map(ToString::to_string)).collect();
+            info!(target: "CFG", "received proposals: {}", select::describe(theirs));
+            info!(target: "CFG", "configured proposals: {}", ours.join(", "));
+            info!(target: "IKE", "no IKE proposal of {} is acceptable", addresses.1);
+            return Ok(InitOutcome::Refused(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())));
+        };
+        if method != suite.ke.transform() {
+            info!(target: "IKE", "KE method {method} unacceptable, requesting {}", suite.ke);
+            let wanted = suite.ke.transform().to_be_bytes().to_vec();
+            return Ok(InitOutcome::Refused(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted)));
+        }
+        let ke = PrivateKey::generate(suite.ke, ctx.rng);
+        let shared = ke.agree(public)?;
+        let nr = ctx.nonce();
+        let spi_r = IkeSpi::random(ctx.rng);
+        let handshake =
+            Handshake { ni: ni.clone(), nr: nr.clone(), request: datagram.to_vec(), response: Vec::new() };
+        let mut sa =
+            Self::new(ctx, conn.clone(), false, (spi_i, spi_r), addresses, State::HalfOpen(handshake));
+        sa.nat_t = nat_t;
+        sa.suite = Some(suite);
+        sa.keys =
+            Some(SkeySeed::initial(suite.prf, ni, &nr, &shared).expand(suite, ni, &nr, spi_i, spi_r)?);
+        // The initiator hashed its view with our SPI still zero.
+        sa.spi_r = IkeSpi::ZERO;
+        let supports_nat = sa.detect_nat(payloads);
+        sa.spi_r = spi_r;
+        sa.encap &= supports_nat;
+        let mut answer = vec![
+            Payload::Sa(vec![select::answer_ike(&suite, &chosen, &[])]),
+            Payload::Ke { method, data: ke.public().to_vec() },
+            Payload::Nonce(nr),
+        ];
+        if supports_nat {
+            answer.extend(sa.nat_detection());
+        }
+        info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
+        info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
+        let envelope = Envelope {
+            spi_i,
+            spi_r,
+            exchange: ExchangeType::IKE_SA_INIT,
+            from_initiator: false,
+            response: true,
+            message_id: 0,
+        };
+        let response = crypt::plain(&envelope, &answer);
+        if let State::HalfOpen(handshake) = &mut sa.state {
+            handshake.response = response.clone();
+        }
+        ctx.transmit(sa.local, sa.remote, nat_t, response.clone());
+        sa.last_response = Some(response);
+        sa.expected_request = 1;
+        Ok(InitOutcome::Accepted(Box::new(sa)))
+    }
+
+    /// IKE_AUTH request. The initiator is verified before any secret of ours is used for an answer.
+    pub(super) fn handle_auth_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        _proof: Protected,
+    ) -> Result<(), Gone> {
+        match self.verify_initiator(ctx, payloads) {
+            Ok((conn, local_id, peer)) => {
+                self.conn = conn;
+                self.accept(ctx, payloads, local_id, peer)
+                    .map_err(|error| self.close(ctx, &error.to_string(), false))
+            }
+            Err(error) => {
+                let kind = match error {
+                    IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,
+                    _ => NotifyType::AUTHENTICATION_FAILED,
+                };
+                let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
+                // The peer learns only that it failed; the reason is ours to log.
+                let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
+                Err(self.close(ctx, &error.to_string(), false))
+            }
+        }
+    }
+
+    /// Finds the connection that expects this peer and checks its AUTH.
+    fn verify_initiator(
+        &self,
+        ctx: &Ctx<'_>,
+        payloads: &[Payload],
+    ) -> Result<(Arc<Connection>, Identification, AuthenticatedPeer), IkeError> {
+        let State::HalfOpen(handshake) = &self.state else {
+            return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the request was not expected" });
+        };
+        rules::check(ExchangeType::IKE_AUTH, false, payloads)?;
+        let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
+        let id = find(payloads, |p| if let Payload::IdI(id) = p { Some(id) } else { None })
+            .ok_or_else(|| rule("no IDi"))?;
+        let wanted = find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None });
+        let auth = find(payloads, |p| if let Payload::Auth(a) = p { Some(a) } else { None })
+            .ok_or_else(|| rule("no AUTH"))?;
+        let suite = self.suite.ok_or(IkeError::NotProtected)?;
+        let own = |conn: &Connection| {
+            conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(self.local.ip()))
+        };
+        // The suite is settled; a connection that would not have allowed it is no candidate any more.
+        let fits = |conn: &Connection| {
+            conn.accepts(self.local.ip(), self.remote.ip())
+                && conn.remote.id.as_ref().is_none_or(|want| same_id(want, id))
+                && wanted.is_none_or(|want| same_id(want, &own(conn)))
+                && conn.proposals.iter().any(|p| {
+                    p.ciphers.contains(&suite.cipher)
+                        && suite.integrity.is_none_or(|i| p.integrity.contains(&i))
+                        && p.prfs.contains(&suite.prf)
+                        && p.kes.contains(&suite.ke)
+                })
+        };
+        let mut fitting: Vec<_> = ctx.config.connections.iter().filter(|c| fits(c)).collect();
+        // One that names the peer beats one that takes anybody.
+        fitting.sort_by_key(|c| c.remote.id.is_none());
+        let conn = fitting.first().ok_or_else(|| {
+            let wanted = wanted.map_or("%any".to_string(), ToString::to_string);
+            IkeError::Authentication(format!("no connection expects '{id}' asking for '{wanted}'"))
+        })?;
+        let local_id = own(conn);
+        let secret = find_secret(&ctx.config.secrets, &local_id, id).ok_or_else(|| {
+            IkeError::Authentication(format!("no shared key is configured for '{local_id}' - '{id}'"))
+        })?;
+        let keys = self.keys()?;
+        let octets = SignedOctets { message: &handshake.request, nonce: &handshake.nr, id, sk_p: &keys.pi };
+        let peer = verify_psk(keys.prf, &secret.secret, &octets, auth)?;
+        info!(target: "IKE", "authentication of '{id}' with pre-shared key successful");
+        Ok((Arc::new((*conn).clone()), local_id, peer))
+    }
+
+    fn accept(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        local_id: Identification,
+        peer: AuthenticatedPeer,
+    ) -> Result<(), IkeError> {
+        let State::HalfOpen(handshake) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
+        else {
+            return Ok(());
+        };
+        let keys = self.keys()?;
+        let secret = find_secret(&ctx.config.secrets, &local_id, peer.id())
+            .ok_or_else(|| IkeError::Authentication("the shared key is gone".into()))?;
+        let octets =
+            SignedOctets { message: &handshake.response, nonce: &handshake.ni, id: &local_id, sk_p: &keys.pr };
+        let auth = sign_psk(keys.prf, &secret.secret, &octets);
+        self.local_id = Some(local_id.clone());
+        self.establish(ctx, peer.clone());
+        ctx.event(Event::IkeUp {
+            ike: self.name(),
+            local: self.local,
+            remote: self.remote,
+            peer: peer.id().to_string(),
+        });
+        let mut answer = vec![Payload::IdR(local_id.clone()), Payload::Auth(auth)];
+        answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
+        let fresh = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
+        if fresh || self.conn.unique == crate::config::Unique::Replace {
+            ctx.effects.push(Effect::OnlyThis {
+                keep: self.id,
+                peer: peer.id().to_string(),
+                local: local_id.to_string(),
+            });
+        }
+        self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
+    }
+}

@@ -1,0 +1,115 @@
+//! Which payloads each message must have, at most once: one row per message (RFC 7296 1.2, 1.3, 1.4), checked
+//! before any handler runs.
+
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
+
+use super::error::IkeError;
+
+struct Rule {
+    exchange: ExchangeType,
+    response: bool,
+    required: &'static [PayloadType],
+    story: &'static str,
+}
+
+/// CREATE_CHILD_SA and INFORMATIONAL carry several forms; their handlers ask for what each form needs.
+const RULES: &[Rule] = &[
+    Rule {
+        exchange: ExchangeType::IKE_SA_INIT,
+        response: false,
+        required: &[PayloadType::SA, PayloadType::KE, PayloadType::NONCE],
+        story: "the request needs SA, KE and Ni, once each",
+    },
+    Rule {
+        exchange: ExchangeType::IKE_SA_INIT,
+        response: true,
+        required: &[PayloadType::SA, PayloadType::KE, PayloadType::NONCE],
+        story: "the response needs SA, KE and Nr, once each",
+    },
+    Rule {
+        exchange: ExchangeType::IKE_AUTH,
+        response: false,
+        required: &[PayloadType::IDI, PayloadType::AUTH, PayloadType::SA, PayloadType::TSI, PayloadType::TSR],
+        story: "the request needs IDi, AUTH, SA, TSi and TSr, once each",
+    },
+    Rule {
+        exchange: ExchangeType::IKE_AUTH,
+        response: true,
+        required: &[PayloadType::IDR, PayloadType::AUTH],
+        story: "the response needs IDr and AUTH, once each",
+    },
+    Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        response: false,
+        required: &[PayloadType::SA, PayloadType::NONCE],
+        story: "the request needs SA and Ni, once each",
+    },
+    Rule {
+        exchange: ExchangeType::CREATE_CHILD_SA,
+        response: true,
+        required: &[PayloadType::SA, PayloadType::NONCE],
+        story: "the response needs SA and Nr, once each",
+    },
+];
+
+/// Payloads that may stand in a message at most once, whatever the exchange.
+const SINGLE: &[PayloadType] = &[
+    PayloadType::SA,
+    PayloadType::KE,
+    PayloadType::IDI,
+    PayloadType::IDR,
+    PayloadType::AUTH,
+    PayloadType::NONCE,
+    PayloadType::TSI,
+    PayloadType::TSR,
+];
+
+/// Checks the row of a message.
+pub(super) fn check(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> Result<(), IkeError> {
+    let name = exchange.name().unwrap_or("an unknown exchange");
+    let count = |kind: PayloadType| payloads.iter().filter(|p| p.kind() == kind).count();
+    if SINGLE.iter().any(|kind| count(*kind) > 1) {
+        return Err(IkeError::Rule { exchange: name, story: "a payload that may stand only once is doubled" });
+    }
+    match RULES.iter().find(|r| r.exchange == exchange && r.response == response) {
+        Some(rule) if rule.required.iter().any(|kind| count(*kind) == 0) => {
+            Err(IkeError::Rule { exchange: name, story: rule.story })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The first payload that `pick` recognises.
+pub(super) fn find<'a, T>(payloads: &'a [Payload], pick: impl Fn(&'a Payload) -> Option<T>) -> Option<T> {
+    payloads.iter().find_map(pick)
+}
+
+/// The first notify of a kind.
+pub(super) fn notify(payloads: &[Payload], kind: NotifyType) -> Option<&Notify> {
+    find(payloads, |p| match p {
+        Payload::Notify(n) if n.kind == kind => Some(n),
+        _ => None,
+    })
+}
+
+/// The first error notify (types below 16384, RFC 7296 3.10.1).
+pub(super) fn error_notify(payloads: &[Payload]) -> Option<&Notify> {
+    find(payloads, |p| match p {
+        Payload::Notify(n) if n.kind.0 < 16384 => Some(n),
+        _ => None,
+    })
+}
+
+/// The first unknown payload that demands to be understood (RFC 7296 2.5).
+pub(super) fn unknown_critical(payloads: &[Payload]) -> Option<PayloadType> {
+    find(payloads, |p| match p {
+        Payload::Unknown { kind, critical: true, .. } => Some(*kind),
+        _ => None,
+    })
+}
+
+/// `[ SA KE No N(NATD_S_IP) ]` for the log.
+pub(super) fn show(payloads: &[Payload]) -> String {
+    let words: Vec<String> = payloads.iter().map(Payload::summary).collect();
+    format!("[ {} ]", words.join(" "))
+}

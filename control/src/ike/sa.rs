@@ -1,0 +1,491 @@
+//! An IKE SA: its state, its message windows, its timers.
+//!
+//! The window is one request in each direction (RFC 7296 2.3): a request of ours waits in `tasks` until the
+//! one before it is answered; a request of the peer is answered at once and the answer is kept for
+//! retransmissions.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mobikex_common::alg::IkeSuite;
+use mobikex_common::crypto::ke::PrivateKey;
+use mobikex_common::sa::ChildSaId;
+use mobikex_common::spi::IkeSpi;
+use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
+use tracing::{debug, info};
+
+use super::auth::AuthenticatedPeer;
+use super::child::{ChildOffer, ChildSa};
+use super::crypt::{self, Envelope};
+use super::ctx::{Ctx, Effect};
+use super::error::IkeError;
+use super::keys::SkKeys;
+use super::output::{Event, IkeSaView};
+use super::rules;
+use crate::config::Connection;
+
+/// First retransmission after this long; each further one 1.8 times later.
+const RETRANSMIT_BASE: Duration = Duration::from_secs(4);
+const RETRANSMIT_FACTOR: f64 = 1.8;
+/// Retransmissions before the peer counts as dead.
+const RETRANSMIT_TRIES: u32 = 5;
+/// A responder forgets an initiator that does not authenticate within this time.
+const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
+/// An initiator behind a NAT keeps its mapping alive (RFC 3948 4).
+const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long a peer may take to delete an IKE SA that it has rekeyed.
+const REKEYED_LIFETIME: Duration = Duration::from_secs(120);
+
+/// Where an IKE SA is in its life.
+pub(super) enum State {
+    /// We sent IKE_SA_INIT.
+    InitSent(InitSent),
+    /// We answered IKE_SA_INIT and wait for IKE_AUTH.
+    HalfOpen(Handshake),
+    /// We sent IKE_AUTH.
+    AuthSent(AuthSent),
+    /// Both sides have proven themselves.
+    Established(AuthenticatedPeer),
+}
+
+/// What both sides keep of IKE_SA_INIT until AUTH is verified.
+pub(super) struct Handshake {
+    pub(super) ni: Vec<u8>,
+    pub(super) nr: Vec<u8>,
+    pub(super) request: Vec<u8>,
+    pub(super) response: Vec<u8>,
+}
+
+pub(super) struct InitSent {
+    pub(super) ke: PrivateKey,
+    pub(super) method: mobikex_common::alg::KeyExchange,
+    pub(super) ni: Vec<u8>,
+    pub(super) request: Vec<u8>,
+    pub(super) cookie: Option<Vec<u8>>,
+    /// Round trips so far; INVALID_KE_PAYLOAD and COOKIE may ask for a few, not for ever.
+    pub(super) rounds: u32,
+}
+
+pub(super) struct AuthSent {
+    pub(super) handshake: Handshake,
+    pub(super) local_id: Identification,
+    pub(super) child: Option<ChildOffer>,
+}
+
+/// Something to do once the window is free.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Task {
+    CreateChild(String),
+    RekeyChild(ChildSaId),
+    DeleteChild(ChildSaId),
+    RekeyIke,
+    DeleteIke(String),
+    Liveness,
+}
+
+/// Our request that is under way.
+pub(super) struct Pending {
+    pub(super) message_id: u32,
+    pub(super) exchange: Exchange,
+    datagram: Vec<u8>,
+    attempts: u32,
+    next: Instant,
+}
+
+/// What the request was for.
+pub(super) enum Exchange {
+    Init,
+    Auth,
+    CreateChild(Box<ChildOffer>),
+    RekeyIke(Box<IkeRekey>),
+    DeleteChild(ChildSaId),
+    DeleteIke(String),
+    Liveness,
+}
+
+pub(super) struct IkeRekey {
+    pub(super) spi: IkeSpi,
+    pub(super) ke: PrivateKey,
+    pub(super) method: mobikex_common::alg::KeyExchange,
+    pub(super) ni: Vec<u8>,
+}
+
+/// The peer rekeyed this IKE SA while our own rekeying was under way (RFC 7296 2.8.1).
+pub(super) struct PeerRekey {
+    pub(super) id: u32,
+    pub(super) lowest_nonce: Vec<u8>,
+}
+
+/// Why the endpoint should forget an SA.
+pub(super) struct Gone;
+
+pub(super) struct IkeSa {
+    pub(super) id: u32,
+    pub(super) conn: Arc<Connection>,
+    /// Whether we are the original initiator (RFC 7296 2.2): decides flags and keys, not who sends requests.
+    pub(super) initiator: bool,
+    pub(super) spi_i: IkeSpi,
+    pub(super) spi_r: IkeSpi,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    /// IKE runs on the port with the non-ESP marker.
+    pub(super) nat_t: bool,
+    /// ESP is encapsulated in UDP.
+    pub(super) encap: bool,
+    /// A NAT hides our address.
+    pub(super) behind_nat: bool,
+    pub(super) state: State,
+    pub(super) suite: Option<IkeSuite>,
+    pub(super) keys: Option<SkKeys>,
+    pub(super) ivs: u64,
+    pub(super) local_id: Option<Identification>,
+    pub(super) children: Vec<ChildSa>,
+    pub(super) tasks: VecDeque<Task>,
+    /// Tasks that the peer asked us to try later (TEMPORARY_FAILURE).
+    pub(super) retries: Vec<(Instant, Task)>,
+    pub(super) pending: Option<Pending>,
+    pub(super) next_request: u32,
+    pub(super) expected_request: u32,
+    pub(super) last_response: Option<Vec<u8>>,
+    pub(super) peer_rekey: Option<PeerRekey>,
+    /// Replaced by this one; waits only for DELETE.
+    pub(super) rekeyed_by: Option<u32>,
+    /// The child that started a set-up, and those to create after it.
+    pub(super) wanted: VecDeque<String>,
+    pub(super) established_at: Option<Instant>,
+    pub(super) rekey_at: Option<Instant>,
+    pub(super) expire_at: Option<Instant>,
+    pub(super) last_heard: Instant,
+    last_keepalive: Instant,
+}
+
+impl IkeSa {
+    /// A new SA in `state`; a responder's half-open SA expires by itself.
+    pub(super) fn new(
+        ctx: &mut Ctx<'_>,
+        conn: Arc<Connection>,
+        initiator: bool,
+        spis: (IkeSpi, IkeSpi),
+        addresses: (SocketAddr, SocketAddr),
+        state: State,
+    ) -> Self {
+        let expire_at = matches!(state, State::HalfOpen(_)).then(|| ctx.now + HALF_OPEN_LIFETIME);
+        Self {
+            id: ctx.ids.ike(),
+            conn,
+            initiator,
+            spi_i: spis.0,
+            spi_r: spis.1,
+            local: addresses.0,
+            remote: addresses.1,
+            nat_t: false,
+            encap: false,
+            behind_nat: false,
+            state,
+            suite: None,
+            keys: None,
+            ivs: 0,
+            local_id: None,
+            children: Vec::new(),
+            tasks: VecDeque::new(),
+            retries: Vec::new(),
+            pending: None,
+            next_request: 0,
+            expected_request: 0,
+            last_response: None,
+            peer_rekey: None,
+            rekeyed_by: None,
+            wanted: VecDeque::new(),
+            established_at: None,
+            rekey_at: None,
+            expire_at,
+            last_heard: ctx.now,
+            last_keepalive: ctx.now,
+        }
+    }
+
+    /// `home[1]`
+    pub(super) fn name(&self) -> String {
+        format!("{}[{}]", self.conn.name, self.id)
+    }
+
+    /// The SPI by which the peer's messages find this SA.
+    pub(super) fn our_spi(&self) -> IkeSpi {
+        if self.initiator { self.spi_i } else { self.spi_r }
+    }
+
+    pub(super) fn peer(&self) -> Option<&AuthenticatedPeer> {
+        match &self.state {
+            State::Established(peer) => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The keys of a state that has them.
+    pub(super) fn keys(&self) -> Result<&SkKeys, IkeError> {
+        self.keys.as_ref().ok_or(IkeError::NotProtected)
+    }
+
+    /// Starts the lifetimes of an SA that has just been established.
+    pub(super) fn establish(&mut self, ctx: &mut Ctx<'_>, peer: AuthenticatedPeer) {
+        self.state = State::Established(peer);
+        self.established_at = Some(ctx.now);
+        self.rekey_at = ctx.soon_before(self.conn.rekey_time, self.conn.rand_time);
+        let life = self.conn.rekey_time + self.conn.over_time;
+        self.expire_at = (!self.conn.rekey_time.is_zero()).then(|| ctx.now + life);
+    }
+
+    fn envelope(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Envelope {
+        Envelope {
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            exchange,
+            from_initiator: self.initiator,
+            response,
+            message_id,
+        }
+    }
+
+    /// Builds, sends and remembers a request. `plain` is for IKE_SA_INIT alone.
+    pub(super) fn send_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        kind: ExchangeType,
+        exchange: Exchange,
+        payloads: &[Payload],
+    ) -> Result<Vec<u8>, IkeError> {
+        let message_id = self.next_request;
+        let envelope = self.envelope(kind, false, message_id);
+        let datagram = if kind == ExchangeType::IKE_SA_INIT {
+            crypt::plain(&envelope, payloads)
+        } else {
+            let mut ivs = self.ivs;
+            let keys = self.keys()?;
+            let cipher = if self.initiator { &keys.initiator } else { &keys.responder };
+            let sealed = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
+            self.ivs = ivs;
+            sealed
+        };
+        debug!(target: "ENC", "{} generating {kind} request {message_id} {}", self.name(), rules::show(payloads));
+        self.next_request += 1;
+        ctx.transmit(self.local, self.remote, self.nat_t, datagram.clone());
+        self.pending = Some(Pending {
+            message_id,
+            exchange,
+            datagram: datagram.clone(),
+            attempts: 0,
+            next: ctx.now + RETRANSMIT_BASE,
+        });
+        Ok(datagram)
+    }
+
+    /// Answers the request that is being handled and keeps the answer.
+    pub(super) fn send_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        kind: ExchangeType,
+        payloads: &[Payload],
+    ) -> Result<(), IkeError> {
+        let message_id = self.expected_request;
+        let envelope = self.envelope(kind, true, message_id);
+        let mut ivs = self.ivs;
+        let keys = self.keys()?;
+        let cipher = if self.initiator { &keys.initiator } else { &keys.responder };
+        let datagram = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
+        self.ivs = ivs;
+        debug!(target: "ENC", "{} generating {kind} response {message_id} {}", self.name(), rules::show(payloads));
+        self.expected_request += 1;
+        self.last_response = Some(datagram.clone());
+        ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+        Ok(())
+    }
+
+    /// Queues a task unless the same one already waits, and starts it if the window is free.
+    pub(super) fn add_task(&mut self, ctx: &mut Ctx<'_>, task: Task) {
+        if !self.tasks.contains(&task) {
+            self.tasks.push_back(task);
+        }
+        self.run_tasks(ctx);
+    }
+
+    /// Starts waiting tasks while the window is free.
+    pub(super) fn run_tasks(&mut self, ctx: &mut Ctx<'_>) {
+        while self.pending.is_none() && self.peer().is_some() {
+            let Some(task) = self.tasks.pop_front() else { return };
+            if let Err(error) = self.start(ctx, &task) {
+                info!(target: "IKE", "{} cannot do {task:?}: {error}", self.name());
+            }
+        }
+    }
+
+    fn start(&mut self, ctx: &mut Ctx<'_>, task: &Task) -> Result<(), IkeError> {
+        match task {
+            Task::CreateChild(name) => self.start_create_child(ctx, name),
+            Task::RekeyChild(id) => self.start_rekey_child(ctx, *id),
+            Task::DeleteChild(id) => self.start_delete_child(ctx, *id),
+            Task::RekeyIke => self.start_rekey_ike(ctx),
+            Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
+            Task::Liveness => {
+                self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness, &[]).map(drop)
+            }
+        }
+    }
+
+    /// Tries `task` again in a few seconds (RFC 7296 2.25).
+    pub(super) fn retry_later(&mut self, ctx: &mut Ctx<'_>, task: Task) {
+        use rand_core::Rng;
+        let millis = 2000 + ctx.rng.next_u64() % 3000;
+        self.retries.push((ctx.now + Duration::from_millis(millis), task));
+    }
+
+    /// Everything that is due. An error says that the SA is gone.
+    pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
+        if self.expire_at.is_some_and(|at| at <= ctx.now) {
+            let reason = match (&self.state, self.rekeyed_by) {
+                (State::HalfOpen(_), _) => "the initiator did not authenticate in time",
+                (_, Some(_)) => "the peer did not delete it after rekeying",
+                _ => "its lifetime is over and rekeying failed",
+            };
+            return Err(self.close(ctx, reason, self.rekeyed_by.is_none() && self.peer().is_some()));
+        }
+        self.retransmit(ctx)?;
+        for (at, task) in std::mem::take(&mut self.retries) {
+            if at <= ctx.now {
+                self.tasks.push_back(task);
+            } else {
+                self.retries.push((at, task));
+            }
+        }
+        if self.peer().is_some() && self.rekeyed_by.is_none() {
+            if self.rekey_at.is_some_and(|at| at <= ctx.now) {
+                self.rekey_at = None;
+                self.tasks.push_back(Task::RekeyIke);
+            }
+            if self.dead_peer_check_at().is_some_and(|at| at <= ctx.now) {
+                self.tasks.push_back(Task::Liveness);
+                // Heard again or dead: either way not due before the next interval.
+                self.last_heard = ctx.now;
+            }
+            if self.keepalive_at().is_some_and(|at| at <= ctx.now) {
+                self.last_keepalive = ctx.now;
+                ctx.transmit(self.local, self.remote, false, vec![0xff]);
+            }
+        }
+        self.child_timeouts(ctx);
+        self.run_tasks(ctx);
+        Ok(())
+    }
+
+    fn retransmit(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
+        let name = self.name();
+        let Some(pending) = self.pending.as_mut().filter(|p| p.next <= ctx.now) else { return Ok(()) };
+        if pending.attempts == RETRANSMIT_TRIES {
+            info!(target: "IKE", "{name} giving up after {RETRANSMIT_TRIES} retransmits");
+            let established = self.peer().is_some();
+            return Err(self.close(ctx, "the peer does not answer", established));
+        }
+        pending.attempts += 1;
+        pending.next = ctx.now + RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(pending.attempts as i32));
+        info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
+        let datagram = pending.datagram.clone();
+        ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+        Ok(())
+    }
+
+    fn dead_peer_check_at(&self) -> Option<Instant> {
+        (!self.conn.dpd_delay.is_zero() && self.pending.is_none()).then(|| self.last_heard + self.conn.dpd_delay)
+    }
+
+    fn keepalive_at(&self) -> Option<Instant> {
+        (self.nat_t && self.behind_nat).then(|| self.last_keepalive + NAT_KEEPALIVE)
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(super) fn next_timeout(&self) -> Option<Instant> {
+        let established = self.peer().is_some() && self.rekeyed_by.is_none();
+        [
+            self.expire_at,
+            self.pending.as_ref().map(|p| p.next),
+            self.retries.iter().map(|(at, _)| *at).min(),
+            self.rekey_at.filter(|_| established),
+            self.dead_peer_check_at().filter(|_| established),
+            self.keepalive_at().filter(|_| established),
+            self.children.iter().filter_map(ChildSa::next_timeout).min(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Marks this SA as replaced: it only waits for its DELETE now.
+    pub(super) fn mark_rekeyed(&mut self, ctx: &mut Ctx<'_>, by: u32) {
+        self.rekeyed_by = Some(by);
+        self.rekey_at = None;
+        self.expire_at = Some(ctx.now + REKEYED_LIFETIME);
+    }
+
+    /// Gives everything of this SA back. With `restart` its children are set up again if their policy says so.
+    pub(super) fn close(&mut self, ctx: &mut Ctx<'_>, reason: &str, restart: bool) -> Gone {
+        self.release_offers(ctx);
+        for child in std::mem::take(&mut self.children) {
+            let again = restart && child.wants_restart();
+            if again {
+                ctx.effects.push(Effect::Restart {
+                    connection: self.conn.name.clone(),
+                    child: Some(child.config.name.clone()),
+                });
+            }
+            child.remove(ctx, reason);
+        }
+        let event = match self.state {
+            State::Established(_) => Event::IkeDown { ike: self.name(), reason: reason.to_string() },
+            _ => Event::IkeFailed {
+                connection: self.conn.name.clone(),
+                ike: self.name(),
+                reason: reason.to_string(),
+            },
+        };
+        if self.rekeyed_by.is_none() {
+            ctx.event(event);
+        }
+        Gone
+    }
+
+    /// Frees the SPIs that requests under way have reserved.
+    fn release_offers(&mut self, ctx: &mut Ctx<'_>) {
+        if let Some(Pending { exchange: Exchange::CreateChild(offer), .. }) = self.pending.take() {
+            ctx.spis.release(offer.spi_in);
+        }
+        if let State::AuthSent(AuthSent { child: Some(offer), .. }) = &self.state {
+            ctx.spis.release(offer.spi_in);
+        }
+    }
+
+    /// For the status view.
+    pub(super) fn view(&self, now: Instant) -> IkeSaView {
+        let deleting = matches!(self.pending, Some(Pending { exchange: Exchange::DeleteIke(_), .. }));
+        IkeSaView {
+            id: self.id,
+            name: self.conn.name.clone(),
+            state: match (&self.state, self.rekeyed_by) {
+                (_, Some(_)) => "REKEYED",
+                (State::Established(_), None) if deleting => "DELETING",
+                (State::Established(_), None) => "ESTABLISHED",
+                _ => "CONNECTING",
+            },
+            initiator: self.initiator,
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            local: self.local,
+            remote: self.remote,
+            local_id: self.local_id.as_ref().map(ToString::to_string),
+            remote_id: self.peer().map(|p| p.id().to_string()),
+            suite: self.suite.map(|s| s.to_string()),
+            established: self.established_at.map(|at| now.saturating_duration_since(at).as_secs()),
+            rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),
+            children: self.children.iter().map(|c| c.view(now)).collect(),
+        }
+    }
+}
