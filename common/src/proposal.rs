@@ -139,7 +139,12 @@ impl IkeProposal {
         let prfs = vec![Prf::HmacSha384, Prf::HmacSha256, Prf::HmacSha512];
         let kes = KeyExchange::ALL.to_vec();
         vec![
-            Self { ciphers: Cipher::ALL[..3].to_vec(), integrity: vec![], prfs: prfs.clone(), kes: kes.clone() },
+            Self {
+                ciphers: Cipher::ALL[..3].to_vec(),
+                integrity: vec![],
+                prfs: prfs.clone(),
+                kes: kes.clone(),
+            },
             Self { ciphers: Cipher::ALL[3..].to_vec(), integrity: Integrity::ALL.to_vec(), prfs, kes },
         ]
     }

@@ -216,9 +216,11 @@ impl FromStr for TrafficSelector {
         } else if let Some((base, len)) = addrs.split_once('/') {
             let base = addr(base)?;
             let max = if base.is_ipv4() { 32 } else { 128 };
-            let len: u8 = len.parse().ok().filter(|len| *len <= max).ok_or_else(|| {
-                format!("'{len}' is not a prefix length from 0 to {max}")
-            })?;
+            let len: u8 = len
+                .parse()
+                .ok()
+                .filter(|len| *len <= max)
+                .ok_or_else(|| format!("'{len}' is not a prefix length from 0 to {max}"))?;
             Self::prefix(base, len)
         } else {
             Self::host(addr(addrs)?)
@@ -267,14 +269,23 @@ mod tests {
     #[test]
     fn text_form_round_trips() {
         for text in [
-            "10.1.0.0/16", "0.0.0.0/0", "::/0", "2001:db8::/32", "10.0.0.1..10.0.0.9", "10.1.0.5/32[tcp/80]",
-            "192.0.2.0/24[udp/1000-2000]", "fe80::1/128[ipv6-icmp]", "10.0.0.0/8[17/OPAQUE]",
+            "10.1.0.0/16",
+            "0.0.0.0/0",
+            "::/0",
+            "2001:db8::/32",
+            "10.0.0.1..10.0.0.9",
+            "10.1.0.5/32[tcp/80]",
+            "192.0.2.0/24[udp/1000-2000]",
+            "fe80::1/128[ipv6-icmp]",
+            "10.0.0.0/8[17/OPAQUE]",
         ] {
             let text = text.replace("[17/OPAQUE]", "[udp/opaque]");
             let shown = ts(&text).to_string();
             assert_eq!(ts(&shown.replace("OPAQUE", "opaque")), ts(&text), "{text} shown as {shown}");
         }
-        for bad in ["10.0.0.0/33", "10.0.0.9..10.0.0.1", "10.0.0.1..::1", "x", "10.0.0.1[tcp", "1.2.3.4[tcp/9-3]"] {
+        for bad in
+            ["10.0.0.0/33", "10.0.0.9..10.0.0.1", "10.0.0.1..::1", "x", "10.0.0.1[tcp", "1.2.3.4[tcp/9-3]"]
+        {
             assert!(bad.parse::<TrafficSelector>().is_err(), "{bad}");
         }
     }

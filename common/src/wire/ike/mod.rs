@@ -1,1 +1,20 @@
-//! IKEv2 messages (RFC 7296 section 3).
+//! IKEv2 messages (RFC 7296 section 3): header, payload chain, payloads.
+
+mod header;
+mod id;
+mod payload;
+mod reader;
+mod registries;
+mod sa;
+mod ts;
+
+pub use header::{Flags, Header};
+pub use id::Identification;
+pub use payload::{
+    AuthPayload, ConfigAttribute, ConfigPayload, Delete, Notify, Payload, emit_chain, parse_chain,
+};
+pub use registries::{
+    AuthMethod, CertEncoding, ConfigAttributeType, ConfigType, ExchangeType, IdType, NotifyType, PayloadType,
+    ProtocolId,
+};
+pub use sa::{Proposal, Transform};
