@@ -1,1 +1,5 @@
-//! mobikex
+//! The control half of mobikex: configuration and the IKEv2 engine.
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod ike;

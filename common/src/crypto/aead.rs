@@ -37,10 +37,13 @@ pub(super) fn new(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoErr
 fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
     use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 
-    impl Aead for LessSafeKey {
+    struct AwsLc(LessSafeKey);
+
+    impl Aead for AwsLc {
         fn seal(&self, nonce: [u8; NONCE], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG], CryptoError> {
             let nonce = Nonce::assume_unique_for_key(nonce);
             let tag = self
+                .0
                 .seal_in_place_separate_tag(nonce, Aad::from(aad), text)
                 .map_err(|_| CryptoError::BadLength)?;
             tag.as_ref().try_into().map_err(|_| CryptoError::BadLength)
@@ -54,7 +57,8 @@ fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
             tag: &[u8; TAG],
         ) -> Result<(), CryptoError> {
             let nonce = Nonce::assume_unique_for_key(nonce);
-            self.open_in_place_separate_tag(nonce, Aad::from(aad), tag, text)
+            self.0
+                .open_in_place_separate_tag(nonce, Aad::from(aad), tag, text)
                 .map(drop)
                 .map_err(|_| CryptoError::AuthenticationFailed)
         }
@@ -67,7 +71,7 @@ fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
         Cipher::AesCbc(_) => return Err(CryptoError::BadCombination),
     };
     let key = UnboundKey::new(algorithm, key).map_err(|_| CryptoError::BadKeyLength)?;
-    Ok(Box::new(LessSafeKey::new(key)))
+    Ok(Box::new(AwsLc(LessSafeKey::new(key))))
 }
 
 /// The pure-Rust key for `cipher`: the provider of builds without aws-lc-rs, and the tests' second opinion.

@@ -306,8 +306,7 @@ impl Endpoint {
         }
         let tries = self.attempts.entry(sa.conn.name.clone()).or_insert(0);
         *tries += 1;
-        let answered = sa.pending_answered();
-        let again = !answered && (sa.conn.keyingtries == 0 || *tries < sa.conn.keyingtries);
+        let again = sa.gave_up && (sa.conn.keyingtries == 0 || *tries < sa.conn.keyingtries);
         if again {
             info!(target: "IKE", "peer not responding, trying again ({tries}/{})", sa.conn.keyingtries);
             let command = Command::Up { connection: sa.conn.name.clone(), child: None };

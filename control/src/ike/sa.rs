@@ -158,6 +158,8 @@ pub(super) struct IkeSa {
     pub(super) rekey_at: Option<Instant>,
     pub(super) expire_at: Option<Instant>,
     pub(super) last_heard: Instant,
+    /// The last request was never answered.
+    pub(super) gave_up: bool,
     last_keepalive: Instant,
 }
 
@@ -202,6 +204,7 @@ impl IkeSa {
             rekey_at: None,
             expire_at,
             last_heard: ctx.now,
+            gave_up: false,
             last_keepalive: ctx.now,
         }
     }
@@ -384,6 +387,7 @@ impl IkeSa {
         if pending.attempts == RETRANSMIT_TRIES {
             info!(target: "IKE", "{name} giving up after {RETRANSMIT_TRIES} retransmits");
             let established = self.peer().is_some();
+            self.gave_up = true;
             return Err(self.close(ctx, "the peer does not answer", established));
         }
         pending.attempts += 1;

@@ -1,0 +1,284 @@
+//! What a configuration says, as typed values. Secrets are never printed.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use mobikex_common::crypto::Secret;
+use mobikex_common::proposal::{EspProposal, IkeProposal};
+use mobikex_common::sa::{CopyDscp, Mode, VolumeLimits};
+use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::ike::Identification;
+
+/// A whole configuration.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Config {
+    /// Settings of the daemon itself, section `mobikex`.
+    pub daemon: DaemonSettings,
+    /// Section `connections`, in the order of the file.
+    pub connections: Vec<Connection>,
+    /// Section `secrets`.
+    pub secrets: Vec<PskSecret>,
+}
+
+impl Config {
+    /// The connection of a name.
+    pub fn connection(&self, name: &str) -> Option<&Connection> {
+        self.connections.iter().find(|c| c.name == name)
+    }
+}
+
+/// Settings of the daemon itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DaemonSettings {
+    /// UDP port of IKE.
+    pub port: u16,
+    /// UDP port of IKE with the non-ESP marker and of encapsulated ESP.
+    pub port_nat_t: u16,
+    /// The most Child SAs at a time.
+    pub max_child_sas: u32,
+    /// Half-open IKE SAs from which on initiators must show a cookie.
+    pub cookie_threshold: u32,
+    /// Half-open IKE SAs from which on first requests are dropped.
+    pub half_open_limit: u32,
+}
+
+impl Default for DaemonSettings {
+    fn default() -> Self {
+        Self {
+            port: 500,
+            port_nat_t: 4500,
+            max_child_sas: 131_072,
+            cookie_threshold: 30,
+            half_open_limit: 10_000,
+        }
+    }
+}
+
+/// Which addresses an end may have.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AddrPattern {
+    /// `%any`
+    Any,
+    /// One address, a prefix or a range.
+    Range(TrafficSelector),
+}
+
+impl AddrPattern {
+    fn matches(&self, addr: IpAddr) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Range(range) => range.contains_addr(addr),
+        }
+    }
+
+    /// The address, if there is only one.
+    fn single(&self) -> Option<IpAddr> {
+        match self {
+            Self::Range(range) if range.start == range.end => Some(range.start),
+            _ => None,
+        }
+    }
+}
+
+/// One side's traffic selector as configured.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TsPattern {
+    /// Fixed addresses.
+    Fixed(TrafficSelector),
+    /// The outer address of that side, with the protocol and ports of this selector.
+    Dynamic(TrafficSelector),
+}
+
+impl TsPattern {
+    /// The selector when that side's outer address is `addr`.
+    pub fn resolve(&self, addr: IpAddr) -> TrafficSelector {
+        match self {
+            Self::Fixed(ts) => *ts,
+            Self::Dynamic(ts) => TrafficSelector { start: addr, end: addr, ..*ts },
+        }
+    }
+}
+
+/// What happens to other IKE SAs between the same identities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Unique {
+    /// They stay, unless the peer sends INITIAL_CONTACT.
+    #[default]
+    No,
+    /// The newest replaces them.
+    Replace,
+}
+
+/// What to do at start and when a peer closes a Child SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StartAction {
+    /// Nothing.
+    #[default]
+    None,
+    /// Wait for traffic.
+    Trap,
+    /// Set it up.
+    Start,
+}
+
+/// What to do with a Child SA when the peer is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DpdAction {
+    /// Forget it.
+    #[default]
+    Clear,
+    /// Set it up again.
+    Restart,
+}
+
+/// One side of the authentication; the method is the pre-shared key.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct AuthRound {
+    /// The identity: ours to show (default: our address), or the peer's to demand (default: any).
+    pub id: Option<Identification>,
+}
+
+/// A pre-shared key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PskSecret {
+    /// Section name.
+    pub name: String,
+    /// Whose it is; empty for anybody's.
+    pub ids: Vec<Identification>,
+    /// The key.
+    pub secret: Secret,
+}
+
+/// A connection to a peer, or to many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// Section name.
+    pub name: String,
+    /// Our addresses.
+    pub local_addrs: Vec<AddrPattern>,
+    /// The peer's.
+    pub remote_addrs: Vec<AddrPattern>,
+    /// The peer's IKE port.
+    pub remote_port: u16,
+    /// Acceptable algorithms, best first.
+    pub proposals: Vec<IkeProposal>,
+    /// Encapsulate ESP in UDP even without a NAT.
+    pub encap: bool,
+    /// Check the peer after this long without a message; zero = never.
+    pub dpd_delay: Duration,
+    /// Attempts to reach the peer; 0 = for ever.
+    pub keyingtries: u32,
+    /// Rekey the IKE SA after this long; zero = never.
+    pub rekey_time: Duration,
+    /// Close it this long after a rekeying that failed.
+    pub over_time: Duration,
+    /// Rekey up to this much earlier, at random.
+    pub rand_time: Duration,
+    /// Other IKE SAs between the same identities.
+    pub unique: Unique,
+    /// Our side.
+    pub local: AuthRound,
+    /// The peer's side.
+    pub remote: AuthRound,
+    /// Child SAs, in the order of the file; at least one.
+    pub children: Vec<Child>,
+}
+
+impl Connection {
+    /// A connection with the defaults and no children.
+    pub fn new(name: &str) -> Self {
+        let rekey_time = Duration::from_secs(4 * 3600);
+        Self {
+            name: name.to_string(),
+            local_addrs: vec![AddrPattern::Any],
+            remote_addrs: vec![AddrPattern::Any],
+            remote_port: 500,
+            proposals: IkeProposal::defaults(),
+            encap: true,
+            dpd_delay: Duration::ZERO,
+            keyingtries: 1,
+            rekey_time,
+            over_time: rekey_time / 10,
+            rand_time: rekey_time / 10,
+            unique: Unique::default(),
+            local: AuthRound::default(),
+            remote: AuthRound::default(),
+            children: Vec::new(),
+        }
+    }
+
+    /// Whether a packet between these addresses can belong to this connection.
+    pub fn accepts(&self, local: IpAddr, remote: IpAddr) -> bool {
+        self.local_addrs.iter().any(|p| p.matches(local)) && self.remote_addrs.iter().any(|p| p.matches(remote))
+    }
+
+    /// The first single address of the peer: where to start.
+    pub fn remote_addr(&self) -> Option<IpAddr> {
+        self.remote_addrs.iter().find_map(AddrPattern::single)
+    }
+
+    /// The first single address of ours that has the family of `remote`.
+    pub fn local_addr(&self, remote: IpAddr) -> Option<IpAddr> {
+        self.local_addrs.iter().filter_map(AddrPattern::single).find(|a| a.is_ipv4() == remote.is_ipv4())
+    }
+}
+
+/// A Child SA of a connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Child {
+    /// Section name.
+    pub name: String,
+    /// Our traffic selectors.
+    pub local_ts: Vec<TsPattern>,
+    /// The peer's.
+    pub remote_ts: Vec<TsPattern>,
+    /// Tunnel or transport.
+    pub mode: Mode,
+    /// Acceptable algorithms, best first.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Packets that may arrive late, 64 to 65 536.
+    pub replay_window: u32,
+    /// Rekey after this long; zero = never.
+    pub rekey_time: Duration,
+    /// Close after this long; zero = never.
+    pub life_time: Duration,
+    /// Rekey up to this much earlier, at random.
+    pub rand_time: Duration,
+    /// Volume limits.
+    pub limits: VolumeLimits,
+    /// At start.
+    pub start_action: StartAction,
+    /// When the peer closes it.
+    pub close_action: StartAction,
+    /// When the peer is dead.
+    pub dpd_action: DpdAction,
+    /// Copy the inner DF bit outside.
+    pub copy_df: bool,
+    /// DSCP handling.
+    pub copy_dscp: CopyDscp,
+}
+
+impl Child {
+    /// A child with the defaults: tunnel mode between the two outer addresses.
+    pub fn new(name: &str) -> Self {
+        let rekey_time = Duration::from_secs(3600);
+        let dynamic = vec![TsPattern::Dynamic(TrafficSelector::ANY_V4)];
+        Self {
+            name: name.to_string(),
+            local_ts: dynamic.clone(),
+            remote_ts: dynamic,
+            mode: Mode::Tunnel,
+            esp_proposals: EspProposal::defaults(),
+            replay_window: 8192,
+            rekey_time,
+            life_time: rekey_time + rekey_time / 10,
+            rand_time: rekey_time / 10,
+            limits: VolumeLimits::default(),
+            start_action: StartAction::default(),
+            close_action: StartAction::default(),
+            dpd_action: DpdAction::default(),
+            copy_df: true,
+            copy_dscp: CopyDscp::default(),
+        }
+    }
+}
