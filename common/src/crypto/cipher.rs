@@ -18,7 +18,7 @@ pub struct PacketCipher {
 
 enum Keys {
     Aead { key: Box<dyn Aead>, salt: Zeroizing<[u8; 4]> },
-    Cbc { aes: AesKey, mac: HmacKey, icv_len: usize },
+    Cbc { aes: AesKey, mac: Box<HmacKey>, icv_len: usize },
 }
 
 enum AesKey {
@@ -57,7 +57,11 @@ impl PacketCipher {
                     Integrity::HmacSha384 => Prf::HmacSha384,
                     Integrity::HmacSha512 => Prf::HmacSha512,
                 };
-                Keys::Cbc { aes, mac: HmacKey::new(hash, integrity_key), icv_len: integrity.icv_len() }
+                Keys::Cbc {
+                    aes,
+                    mac: Box::new(HmacKey::new(hash, integrity_key)),
+                    icv_len: integrity.icv_len(),
+                }
             }
             (Cipher::AesCbc(_), None) => return Err(CryptoError::BadCombination),
             (_, Some(_)) => return Err(CryptoError::BadCombination),

@@ -3,6 +3,6 @@
 mod model;
 
 pub use model::{
-    AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction, TsPattern,
-    Unique,
+    AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction,
+    TsPattern, Unique,
 };

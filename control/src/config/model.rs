@@ -209,7 +209,8 @@ impl Connection {
 
     /// Whether a packet between these addresses can belong to this connection.
     pub fn accepts(&self, local: IpAddr, remote: IpAddr) -> bool {
-        self.local_addrs.iter().any(|p| p.matches(local)) && self.remote_addrs.iter().any(|p| p.matches(remote))
+        self.local_addrs.iter().any(|p| p.matches(local))
+            && self.remote_addrs.iter().any(|p| p.matches(remote))
     }
 
     /// The first single address of the peer: where to start.

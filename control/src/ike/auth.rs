@@ -63,7 +63,10 @@ pub(super) fn verify_psk(
     if psk_auth(alg, secret, octets) == Secret::from(auth.data.clone()) {
         Ok(AuthenticatedPeer { id: octets.id.clone() })
     } else {
-        Err(IkeError::Authentication(format!("the MAC of {} is wrong; do both sides have the same secret?", octets.id)))
+        Err(IkeError::Authentication(format!(
+            "the MAC of {} is wrong; do both sides have the same secret?",
+            octets.id
+        )))
     }
 }
 

@@ -15,7 +15,7 @@ use tracing::info;
 use super::ctx::{Ctx, Effect};
 use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
-use super::sa::{IkeSa, Task};
+use super::sa::{Exchange, IkeSa, Task};
 use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
@@ -78,6 +78,9 @@ pub(super) struct ChildSa {
     /// Whether we send on it (or wait until the peer does).
     pub(super) outbound: bool,
     pub(super) peer_rekey: Option<PeerChildRekey>,
+    /// Lost against this SA of the peer's in a simultaneous rekeying. It goes on sending until the peer is known
+    /// to have the other one, that is until the peer deletes the SA that both have replaced.
+    pub(super) redundant_to: Option<ChildSaId>,
     trap: bool,
     installed_at: Instant,
     rekey_at: Option<Instant>,
@@ -205,6 +208,7 @@ impl IkeSa {
             state: ChildState::Installed,
             outbound,
             peer_rekey: None,
+            redundant_to: None,
             trap: trap.is_some(),
             installed_at: ctx.now,
             rekey_at: ctx.soon_before(config.rekey_time, config.rand_time),
@@ -230,6 +234,10 @@ impl IkeSa {
             copy_dscp: child.config.copy_dscp,
         };
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
+        if outbound {
+            self.outbound_only(policy, None);
+        }
+        let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         ctx.out.push_back(Output::InstallChild { params: Box::new(params), outbound });
         match old {
             Some(old) => ctx.event(Event::ChildRekeyed { child: old.name(), by: child.name() }),
@@ -248,26 +256,36 @@ impl IkeSa {
 
     /// Lets the policy's traffic go out on `id` from now on.
     pub(super) fn activate(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        if let Some(child) = self.child(id).filter(|c| !c.outbound) {
-            child.outbound = true;
+        if let Some(policy) = self.child(id).filter(|c| !c.outbound).map(|c| c.policy) {
+            self.outbound_only(policy, Some(id));
             ctx.out.push_back(Output::ActivateOutbound(id));
+        }
+    }
+
+    /// A policy sends on one SA at a time.
+    fn outbound_only(&mut self, policy: PolicyId, id: Option<ChildSaId>) {
+        for child in self.children.iter_mut().filter(|c| c.policy == policy) {
+            child.outbound = Some(child.id) == id;
         }
     }
 
     /// The peer has deleted, or confirmed our DELETE of, a Child SA: sending ends, receiving lingers.
     pub(super) fn retire(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, reason: &str) {
-        let successor = {
-            let Some(child) = self.children.iter().find(|c| c.id == id) else { return };
-            let policy = child.policy;
-            self.children.iter().find(|c| c.policy == policy && c.is_live() && c.id != id).map(|c| c.id)
-        };
-        if let Some(new) = successor {
-            self.activate(ctx, new);
-        }
-        let Some(child) = self.child(id) else { return };
+        let Some(child) = self.children.iter().find(|c| c.id == id) else { return };
         if matches!(child.state, ChildState::Lingering(_)) {
             return;
         }
+        let policy = child.policy;
+        let ended = |c: &ChildSa| matches!(c.state, ChildState::Lingering(_) | ChildState::Deleting);
+        let heirs = || self.children.iter().filter(|c| c.policy == policy && c.id != id && !ended(c));
+        let successor =
+            heirs().max_by_key(|c| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none()));
+        let successor = successor.map(|c| c.id);
+        if let Some(new) = successor {
+            self.activate(ctx, new);
+            self.delete_redundant(policy);
+        }
+        let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);
         ctx.out.push_back(Output::DeactivateOutbound(id));
         if successor.is_none() {
@@ -279,13 +297,30 @@ impl IkeSa {
         }
     }
 
+    /// Deletes what a simultaneous rekeying has made superfluous.
+    pub(super) fn delete_redundant(&mut self, policy: PolicyId) {
+        for child in self.children.iter_mut().filter(|c| c.policy == policy && c.redundant_to.is_some()) {
+            child.redundant_to = None;
+            child.state = ChildState::Deleting;
+            child.outbound = false;
+            self.tasks.push_back(Task::DeleteChild(child.id));
+        }
+    }
+
     /// Lifetimes and lingering SAs.
     pub(super) fn child_timeouts(&mut self, ctx: &mut Ctx<'_>) {
+        // What a request under way refers to is needed for its answer.
+        let awaited = match self.pending.as_ref().map(|p| &p.exchange) {
+            Some(Exchange::CreateChild(offer)) => offer.rekeys,
+            _ => None,
+        };
         let mut index = 0;
         while index < self.children.len() {
             let child = &mut self.children[index];
             if let ChildState::Lingering(until) = child.state {
-                if until <= ctx.now {
+                if until <= ctx.now && Some(child.id) == awaited {
+                    child.state = ChildState::Lingering(ctx.now + LINGER);
+                } else if until <= ctx.now {
                     self.children.remove(index).remove(ctx, "");
                     continue;
                 }

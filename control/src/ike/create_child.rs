@@ -210,9 +210,11 @@ impl IkeSa {
         // Asked for transport mode, a responder may still settle for tunnel mode by not echoing the notify;
         // asked for tunnel mode it cannot answer with transport (RFC 7296 1.3.1).
         let fits = |mode: Mode| {
-            self.conn.children.iter().filter(move |c| c.mode == mode).find_map(|c| {
-                fit(c).map(|(local, remote)| (Arc::new(c.clone()), local, remote))
-            })
+            self.conn
+                .children
+                .iter()
+                .filter(move |c| c.mode == mode)
+                .find_map(|c| fit(c).map(|(local, remote)| (Arc::new(c.clone()), local, remote)))
         };
         if transport { fits(Mode::Transport).or_else(|| fits(Mode::Tunnel)) } else { fits(Mode::Tunnel) }
     }
@@ -229,6 +231,11 @@ impl IkeSa {
     /// Starts the rekeying of a Child SA, if it is still there.
     pub(super) fn start_rekey_child(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) -> Result<(), IkeError> {
         let Some(old) = self.child(id).filter(|c| c.is_live()) else { return Ok(()) };
+        if !old.outbound {
+            // The peer may not have it yet: our answer that made it can be on its way still.
+            self.retry_later(ctx, Task::RekeyChild(id));
+            return Ok(());
+        }
         old.state = ChildState::Rekeying;
         let config = old.config.clone();
         self.start_child_exchange(ctx, config, Some(id), None)
@@ -284,21 +291,25 @@ impl IkeSa {
         // initiator deletes what it created; the other initiator deletes the old SA.
         let lost = old.peer_rekey.as_ref().is_some_and(|theirs| lowest < theirs.lowest_nonce);
         let winner = old.peer_rekey.as_ref().map(|theirs| theirs.new);
-        let old_id = old.id;
-        if !matches!(old.state, ChildState::Lingering(_)) {
+        let (old_id, policy) = (old.id, old.policy);
+        let deleted = matches!(old.state, ChildState::Lingering(_));
+        if !deleted {
             old.state = ChildState::Rekeyed;
+        }
+        if let (true, Some(winner)) = (deleted, winner) {
+            // The peer knows both exchanges and has deleted the old SA, so its own is the one that stays.
+            if let Some(new) = self.child(new) {
+                new.redundant_to = Some(winner);
+            }
+            self.activate(ctx, winner);
+            self.delete_redundant(policy);
+            return;
         }
         if let (true, Some(winner)) = (lost, winner) {
             info!(target: "CHD", "{} simultaneous rekeying: the peer's SA stays", self.name());
             if let Some(new) = self.child(new) {
-                new.state = ChildState::Deleting;
-                new.outbound = false;
+                new.redundant_to = Some(winner);
             }
-            if let Some(winner) = self.child(winner) {
-                winner.outbound = false;
-            }
-            self.activate(ctx, winner);
-            self.tasks.push_back(Task::DeleteChild(new));
         } else {
             self.tasks.push_back(Task::DeleteChild(old_id));
         }
@@ -312,6 +323,10 @@ impl IkeSa {
         error: &Notify,
     ) {
         let old = rekeys.and_then(|id| self.child(id).map(|c| (c.id, c.peer_rekey.is_some())));
+        if rekeys.is_some() && old.is_none() {
+            // The peer's own rekeying has long replaced it.
+            return;
+        }
         match (error.kind, old) {
             (NotifyType::TEMPORARY_FAILURE, Some((_, true))) => {
                 // The peer is deleting the SA because its own rekeying is through.

@@ -3,9 +3,7 @@
 
 use mobikex_common::crypto::PacketCipher;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{
-    ExchangeType, Flags, Header, Payload, PayloadType, emit_chain, parse_chain,
-};
+use mobikex_common::wire::ike::{ExchangeType, Flags, Header, Payload, PayloadType, emit_chain, parse_chain};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 

@@ -10,8 +10,9 @@ use mobikex_common::spi::SpiAllocator;
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
+use super::child::ChildSa;
 use super::output::{Event, Output};
-use super::sa::IkeSa;
+use super::sa::{IkeSa, Task};
 use crate::config::Config;
 
 /// Numbers for new things.
@@ -43,8 +44,10 @@ impl Ids {
 pub(super) enum Effect {
     /// Take up a new IKE SA (a rekeyed one).
     Spawn(Box<IkeSa>),
-    /// Move all Child SAs and their waiting tasks between two IKE SAs.
-    MoveChildren { from: u32, to: u32 },
+    /// Give Child SAs and their waiting tasks to another IKE SA.
+    MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Vec<Task>, retries: Vec<(Instant, Task)> },
+    /// An IKE SA lost against another; it only waits for its DELETE.
+    Supersede { id: u32, by: u32 },
     /// Ask an IKE SA to delete itself with the peer.
     DeleteIke(u32),
     /// The peer says that it has lost all earlier IKE SAs (RFC 7296 2.4), or the policy is to have only one.

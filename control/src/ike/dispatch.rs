@@ -1,7 +1,7 @@
 //! From a datagram to a handler: the window first, then the integrity check, then the state.
 
-use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType};
 use mobikex_common::wire::ike::parse_chain;
+use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType};
 use tracing::{debug, info};
 
 use super::crypt::{self, Protected};
@@ -123,6 +123,7 @@ impl IkeSa {
                 Ok(answer) => self.answer(ctx, header.exchange, &answer),
                 Err(reason) => {
                     let _ = self.send_response(ctx, header.exchange, &[]);
+                    self.yield_to_peer_rekey(ctx);
                     Err(self.close(ctx, &reason, false))
                 }
             },
@@ -133,8 +134,14 @@ impl IkeSa {
         Ok(Ok(()))
     }
 
-    fn answer(&mut self, ctx: &mut Ctx<'_>, exchange: ExchangeType, payloads: &[Payload]) -> Result<(), Gone> {
-        self.send_response(ctx, exchange, payloads).map_err(|error| self.close(ctx, &error.to_string(), false))
+    fn answer(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        exchange: ExchangeType,
+        payloads: &[Payload],
+    ) -> Result<(), Gone> {
+        self.send_response(ctx, exchange, payloads)
+            .map_err(|error| self.close(ctx, &error.to_string(), false))
     }
 
     fn handle_create_child_request(

@@ -322,7 +322,21 @@ impl Endpoint {
         for effect in effects {
             match effect {
                 Effect::Spawn(sa) => self.adopt(*sa),
-                Effect::MoveChildren { from, to } => self.move_children(now, from, to),
+                Effect::MoveChildren { to, children, tasks, retries } => {
+                    self.with_sa(now, to, |sa, ctx| {
+                        sa.children.extend(children);
+                        sa.tasks.extend(tasks);
+                        sa.retries.extend(retries);
+                        sa.run_tasks(ctx);
+                        Ok(())
+                    });
+                }
+                Effect::Supersede { id, by } => {
+                    self.with_sa(now, id, |sa, ctx| {
+                        sa.mark_rekeyed(ctx, by);
+                        Ok(())
+                    });
+                }
                 Effect::DeleteIke(id) => {
                     self.with_sa(now, id, |sa, ctx| {
                         sa.add_task(ctx, Task::DeleteIke("redundant after simultaneous rekeying".into()));
@@ -337,24 +351,6 @@ impl Endpoint {
                 }
             }
         }
-    }
-
-    fn move_children(&mut self, now: Instant, from: u32, to: u32) {
-        let Some(old) = self.sas.get_mut(&from) else { return };
-        let children = std::mem::take(&mut old.children);
-        let (ike_only, tasks): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut old.tasks)
-            .into_iter()
-            .partition(|t| matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness));
-        old.tasks = ike_only.into_iter().filter(|t| matches!(t, Task::DeleteIke(_))).collect();
-        let retries: Vec<_> =
-            std::mem::take(&mut old.retries).into_iter().filter(|(_, t)| *t != Task::RekeyIke).collect();
-        self.with_sa(now, to, |sa, ctx| {
-            sa.children.extend(children);
-            sa.tasks.extend(tasks);
-            sa.retries.extend(retries);
-            sa.run_tasks(ctx);
-            Ok(())
-        });
     }
 
     fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str) {
@@ -394,7 +390,11 @@ impl Endpoint {
             self.counters.wrong_version += 1;
             // RFC 7296 2.5: only a request with a higher version is told what we speak.
             if header.major > 2 && !header.flags.response {
-                self.refuse_init(&header, (local, remote, nat_t), Notify::new(NotifyType::INVALID_MAJOR_VERSION, vec![]));
+                self.refuse_init(
+                    &header,
+                    (local, remote, nat_t),
+                    Notify::new(NotifyType::INVALID_MAJOR_VERSION, vec![]),
+                );
             }
             return;
         }
@@ -419,9 +419,8 @@ impl Endpoint {
             self.counters.unknown_spi += 1;
             return;
         }
-        let handled = self.with_sa(now, id, |sa, ctx| {
-            sa.handle_message(ctx, &header, (local, remote, nat_t), datagram)
-        });
+        let handled = self
+            .with_sa(now, id, |sa, ctx| sa.handle_message(ctx, &header, (local, remote, nat_t), datagram));
         match handled {
             Some(Err(Ignored::OutsideWindow)) => self.counters.outside_window += 1,
             Some(Err(Ignored::NotAuthentic)) => self.counters.not_authentic += 1,
@@ -443,13 +442,12 @@ impl Endpoint {
         }
         if let Some(id) = self.answered.get(&(remote, header.initiator_spi)).copied() {
             // Only a byte-for-byte retransmission gets the answer again.
-            if let Some(sa) = self.sas.get(&id) {
-                if let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response) {
-                    if handshake.request == datagram {
-                        let data = answer.clone();
-                        self.out.push_back(Output::Transmit { local, remote, nat_t, data });
-                    }
-                }
+            if let Some(sa) = self.sas.get(&id)
+                && let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response)
+                && handshake.request == datagram
+            {
+                let data = answer.clone();
+                self.out.push_back(Output::Transmit { local, remote, nat_t, data });
             }
             return;
         }
@@ -477,7 +475,11 @@ impl Endpoint {
             if !good {
                 self.counters.cookies_asked += 1;
                 let cookie = self.cookies.make(now, &mut self.rng, remote.ip(), header.initiator_spi, nonce);
-                return self.refuse_init(header, (local, remote, nat_t), Notify::new(NotifyType::COOKIE, cookie));
+                return self.refuse_init(
+                    header,
+                    (local, remote, nat_t),
+                    Notify::new(NotifyType::COOKIE, cookie),
+                );
             }
         }
         if half_open >= self.config.daemon.half_open_limit as usize {
@@ -498,7 +500,15 @@ impl Endpoint {
             return self.refuse_init(header, (local, remote, nat_t), refusal);
         }
         let (outcome, effects) = self.with_ctx(now, |ctx| {
-            IkeSa::respond(ctx, &candidates, header.initiator_spi, (local, remote), nat_t, datagram, &payloads)
+            IkeSa::respond(
+                ctx,
+                &candidates,
+                header.initiator_spi,
+                (local, remote),
+                nat_t,
+                datagram,
+                &payloads,
+            )
         });
         self.apply(now, effects);
         match outcome {
@@ -587,10 +597,12 @@ impl Endpoint {
     pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Up { connection, child } => self.up(now, &connection, child),
-            Command::Down { connection, child } => self.each(now, &connection, child.as_deref(), |child| match child {
-                Some(id) => Task::DeleteChild(id),
-                None => Task::DeleteIke("taken down".into()),
-            }),
+            Command::Down { connection, child } => {
+                self.each(now, &connection, child.as_deref(), |child| match child {
+                    Some(id) => Task::DeleteChild(id),
+                    None => Task::DeleteIke("taken down".into()),
+                })
+            }
             Command::Rekey { connection, child } => {
                 self.each(now, &connection, child.as_deref(), |child| match child {
                     Some(id) => Task::RekeyChild(id),
@@ -623,7 +635,11 @@ impl Endpoint {
             None => {
                 let starting = conn.children.iter().filter(|c| c.start_action == StartAction::Start);
                 let names: Vec<String> = starting.map(|c| c.name.clone()).collect();
-                if names.is_empty() { conn.children.iter().take(1).map(|c| c.name.clone()).collect() } else { names }
+                if names.is_empty() {
+                    conn.children.iter().take(1).map(|c| c.name.clone()).collect()
+                } else {
+                    names
+                }
             }
         };
         let existing = self
@@ -708,6 +724,10 @@ impl Endpoint {
                 Ok(())
             });
         }
-        if found { Ok(()) } else { Err(CommandError::NoSa(child.map_or(name.into(), |c| format!("{name}/{c}")))) }
+        if found {
+            Ok(())
+        } else {
+            Err(CommandError::NoSa(child.map_or(name.into(), |c| format!("{name}/{c}"))))
+        }
     }
 }

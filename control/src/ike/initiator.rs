@@ -174,16 +174,22 @@ impl IkeSa {
         self.spi_r = spi_r;
         let supports_nat = self.detect_nat(payloads);
         let State::InitSent(init) = &self.state else { return Ok(()) };
-        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None }).map_or(&[][..], |s| s);
+        let theirs =
+            find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None }).map_or(&[][..], |s| s);
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
         let (suite, _) = match theirs {
-            [one] => select::choose_ike(&self.conn.proposals, std::slice::from_ref(one), 0, Some(init.method)),
+            [one] => {
+                select::choose_ike(&self.conn.proposals, std::slice::from_ref(one), 0, Some(init.method))
+            }
             _ => None,
         }
         .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
         let (method, public) =
-            find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
-                .ok_or_else(|| rule("no KE"))?;
+            find(
+                payloads,
+                |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None },
+            )
+            .ok_or_else(|| rule("no KE"))?;
         if suite.ke != init.method || method != init.method.transform() {
             return Err(rule("the KE payload is not of the method that was selected"));
         }
@@ -192,9 +198,14 @@ impl IkeSa {
             .clone();
         let shared = init.ke.agree(public)?;
         let ni = init.ni.clone();
-        let handshake =
-            Handshake { ni: ni.clone(), nr: nr.clone(), request: init.request.clone(), response: datagram.to_vec() };
-        let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared).expand(suite, &ni, &nr, self.spi_i, self.spi_r)?;
+        let handshake = Handshake {
+            ni: ni.clone(),
+            nr: nr.clone(),
+            request: init.request.clone(),
+            response: datagram.to_vec(),
+        };
+        let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared)
+            .expand(suite, &ni, &nr, self.spi_i, self.spi_r)?;
         info!(target: "CFG", "{} selected proposal: {suite}", self.name());
         self.suite = Some(suite);
         self.keys = Some(keys);
@@ -272,14 +283,14 @@ impl IkeSa {
         if let Some(offer) = child {
             self.finish_child(ctx, offer, payloads, &handshake.nr);
         }
-        if let Some(local) = &self.local_id {
-            if self.conn.unique == crate::config::Unique::Replace {
-                ctx.effects.push(Effect::OnlyThis {
-                    keep: self.id,
-                    peer: peer.id().to_string(),
-                    local: local.to_string(),
-                });
-            }
+        if let Some(local) = &self.local_id
+            && self.conn.unique == crate::config::Unique::Replace
+        {
+            ctx.effects.push(Effect::OnlyThis {
+                keep: self.id,
+                peer: peer.id().to_string(),
+                local: local.to_string(),
+            });
         }
         for name in std::mem::take(&mut self.wanted) {
             self.tasks.push_back(Task::CreateChild(name));
@@ -306,7 +317,9 @@ impl IkeSa {
         let id = find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None })
             .ok_or_else(|| rule("no IDr"))?;
         if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !same_id(want, id)) {
-            return Err(IkeError::Authentication(format!("the peer is '{id}', the connection expects '{expected}'")));
+            return Err(IkeError::Authentication(format!(
+                "the peer is '{id}', the connection expects '{expected}'"
+            )));
         }
         let secret = find_secret(&ctx.config.secrets, &sent.local_id, id).ok_or_else(|| {
             IkeError::Authentication(format!("no shared key is configured for '{}' - '{id}'", sent.local_id))

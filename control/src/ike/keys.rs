@@ -85,7 +85,13 @@ pub(super) struct ChildKeymat {
 
 impl SkKeys {
     /// `KEYMAT = prf+(SK_d, [g^ir] | Ni | Nr)` (RFC 7296 2.17).
-    pub(super) fn child(&self, suite: EspSuite, shared: Option<&Secret>, ni: &[u8], nr: &[u8]) -> ChildKeymat {
+    pub(super) fn child(
+        &self,
+        suite: EspSuite,
+        shared: Option<&Secret>,
+        ni: &[u8],
+        nr: &[u8],
+    ) -> ChildKeymat {
         let enc_len = suite.cipher.key_material_len();
         let integ_len = suite.integrity.map_or(0, |i| i.key_len());
         let shared: &[u8] = shared.map_or(&[], |s| s);

@@ -27,7 +27,8 @@ fn parts(payloads: &[Payload]) -> Result<Parts<'_>, IkeError> {
     let rule = |story| IkeError::Rule { exchange: "IKE SA rekeying", story };
     let proposals = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None });
     let nonce = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None });
-    let ke = find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None });
+    let ke =
+        find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None });
     let (method, public) = ke.ok_or_else(|| rule("the message has no KE"))?;
     Ok(Parts {
         proposals: proposals.ok_or_else(|| rule("the message has no SA"))?,
@@ -106,7 +107,8 @@ impl IkeSa {
         }
         let theirs = parts(payloads)?;
         let sent = KeyExchange::from_transform(theirs.method);
-        let Some((suite, chosen)) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, sent) else {
+        let Some((suite, chosen)) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, sent)
+        else {
             info!(target: "CFG", "received proposals: {}", select::describe(theirs.proposals));
             return Ok(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
         };
@@ -119,7 +121,8 @@ impl IkeSa {
         let ke = PrivateKey::generate(suite.ke, ctx.rng);
         let shared = ke.agree(theirs.public)?;
         let (ni, nr) = (theirs.nonce.clone(), ctx.nonce());
-        let keys = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, spi_i, spi_r)?;
+        let keys =
+            SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, spi_i, spi_r)?;
         let sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
@@ -135,9 +138,17 @@ impl IkeSa {
         ])
     }
 
+    /// The new SA inherits all children and what was to be done with them (RFC 7296 2.8).
     fn replaced_by(&mut self, ctx: &mut Ctx<'_>, id: u32, name: &str) {
         self.mark_rekeyed(ctx, id);
-        ctx.effects.push(Effect::MoveChildren { from: self.id, to: id });
+        let of_children = |t: &Task| !matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness);
+        let (tasks, own): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.tasks).into_iter().partition(of_children);
+        self.tasks = own.into_iter().filter(|t| matches!(t, Task::DeleteIke(_))).collect();
+        let mut retries = std::mem::take(&mut self.retries);
+        retries.retain(|(_, task)| of_children(task));
+        let children = std::mem::take(&mut self.children);
+        ctx.effects.push(Effect::MoveChildren { to: id, children, tasks, retries });
         ctx.event(Event::IkeRekeyed { ike: self.name(), by: name.to_string() });
     }
 
@@ -163,7 +174,8 @@ impl IkeSa {
         let spi_r = spi_of(&proposal.spi).ok_or_else(|| rule("the peer's SPI is zero"))?;
         let shared = ours.ke.agree(theirs.public)?;
         let (ni, nr) = (ours.ni.clone(), theirs.nonce.clone());
-        let keys = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, ours.spi, spi_r)?;
+        let keys =
+            SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, ours.spi, spi_r)?;
         let sa = self.successor(ctx, true, (ours.spi, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
@@ -176,7 +188,11 @@ impl IkeSa {
                 self.replaced_by(ctx, theirs.id, &winner);
                 ctx.effects.push(Effect::DeleteIke(id));
             }
-            _ => {
+            theirs => {
+                if let Some(loser) = theirs {
+                    // The peer deletes it if it ever hears of it; until then it must not look alive.
+                    ctx.effects.push(Effect::Supersede { id: loser.id, by: id });
+                }
                 self.replaced_by(ctx, id, &name);
                 self.tasks.push_front(Task::DeleteIke("rekeyed".into()));
             }
@@ -184,11 +200,16 @@ impl IkeSa {
         Ok(())
     }
 
+    /// Our own rekeying came to nothing: if the peer's was done meanwhile, that one stands.
+    pub(super) fn yield_to_peer_rekey(&mut self, ctx: &mut Ctx<'_>) -> bool {
+        let Some(theirs) = self.peer_rekey.take() else { return false };
+        let winner = format!("{}[{}]", self.conn.name, theirs.id);
+        self.replaced_by(ctx, theirs.id, &winner);
+        true
+    }
+
     fn rekey_refused(&mut self, ctx: &mut Ctx<'_>, ours: &IkeRekey, error: &Notify) -> Result<(), IkeError> {
-        if let Some(theirs) = self.peer_rekey.take() {
-            // Ours failed, the peer's stands.
-            let winner = format!("{}[{}]", self.conn.name, theirs.id);
-            self.replaced_by(ctx, theirs.id, &winner);
+        if self.yield_to_peer_rekey(ctx) {
             return Ok(());
         }
         let wanted = <[u8; 2]>::try_from(error.data.as_slice()).ok().map(u16::from_be_bytes);

@@ -45,8 +45,11 @@ impl IkeSa {
         let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
             .ok_or_else(|| rule("no SA"))?;
         let (method, public) =
-            find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
-                .ok_or_else(|| rule("no KE"))?;
+            find(
+                payloads,
+                |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None },
+            )
+            .ok_or_else(|| rule("no KE"))?;
         let ni = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
             .ok_or_else(|| rule("no nonce"))?;
         let sent = KeyExchange::from_transform(method);
@@ -76,8 +79,7 @@ impl IkeSa {
             Self::new(ctx, conn.clone(), false, (spi_i, spi_r), addresses, State::HalfOpen(handshake));
         sa.nat_t = nat_t;
         sa.suite = Some(suite);
-        sa.keys =
-            Some(SkeySeed::initial(suite.prf, ni, &nr, &shared).expand(suite, ni, &nr, spi_i, spi_r)?);
+        sa.keys = Some(SkeySeed::initial(suite.prf, ni, &nr, &shared).expand(suite, ni, &nr, spi_i, spi_r)?);
         // The initiator hashed its view with our SPI still zero.
         sa.spi_r = IkeSpi::ZERO;
         let supports_nat = sa.detect_nat(payloads);
@@ -201,8 +203,12 @@ impl IkeSa {
         let keys = self.keys()?;
         let secret = find_secret(&ctx.config.secrets, &local_id, peer.id())
             .ok_or_else(|| IkeError::Authentication("the shared key is gone".into()))?;
-        let octets =
-            SignedOctets { message: &handshake.response, nonce: &handshake.ni, id: &local_id, sk_p: &keys.pr };
+        let octets = SignedOctets {
+            message: &handshake.response,
+            nonce: &handshake.ni,
+            id: &local_id,
+            sk_p: &keys.pr,
+        };
         let auth = sign_psk(keys.prf, &secret.secret, &octets);
         self.local_id = Some(local_id.clone());
         self.establish(ctx, peer.clone());

@@ -69,7 +69,10 @@ pub(super) fn check(exchange: ExchangeType, response: bool, payloads: &[Payload]
     let name = exchange.name().unwrap_or("an unknown exchange");
     let count = |kind: PayloadType| payloads.iter().filter(|p| p.kind() == kind).count();
     if SINGLE.iter().any(|kind| count(*kind) > 1) {
-        return Err(IkeError::Rule { exchange: name, story: "a payload that may stand only once is doubled" });
+        return Err(IkeError::Rule {
+            exchange: name,
+            story: "a payload that may stand only once is doubled",
+        });
     }
     match RULES.iter().find(|r| r.exchange == exchange && r.response == response) {
         Some(rule) if rule.required.iter().any(|kind| count(*kind) == 0) => {

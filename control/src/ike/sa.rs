@@ -399,7 +399,8 @@ impl IkeSa {
     }
 
     fn dead_peer_check_at(&self) -> Option<Instant> {
-        (!self.conn.dpd_delay.is_zero() && self.pending.is_none()).then(|| self.last_heard + self.conn.dpd_delay)
+        (!self.conn.dpd_delay.is_zero() && self.pending.is_none())
+            .then(|| self.last_heard + self.conn.dpd_delay)
     }
 
     fn keepalive_at(&self) -> Option<Instant> {

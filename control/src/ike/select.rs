@@ -74,7 +74,9 @@ fn only_kinds(proposal: &Proposal, kinds: &[TransformType]) -> bool {
 }
 
 fn pick_cipher(ours: &[Cipher], theirs: &Proposal) -> Option<Cipher> {
-    ours.iter().copied().find(|c| of_kind(theirs, TransformType::ENCR).any(|t| (t.id, t.key_bits) == c.transform()))
+    ours.iter()
+        .copied()
+        .find(|c| of_kind(theirs, TransformType::ENCR).any(|t| (t.id, t.key_bits) == c.transform()))
 }
 
 /// `Some(None)`: no integrity is needed and none is demanded. NONE (0) counts as absent (RFC 7296 3.3.3).
@@ -145,8 +147,8 @@ pub(super) fn choose_esp(
                 continue;
             }
             let found = (|| {
-                let demands_ke = names(their, TransformType::KE)
-                    && !of_kind(their, TransformType::KE).any(|t| t.id == 0);
+                let demands_ke =
+                    names(their, TransformType::KE) && !of_kind(their, TransformType::KE).any(|t| t.id == 0);
                 let ke = match (ke, our.kes.is_empty()) {
                     (false, _) => None,
                     (true, true) if demands_ke => return None,
