@@ -1,7 +1,10 @@
 //! What a configuration says, as typed values. Secrets are never printed.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
+
+use serde::{Serialize, Serializer};
 
 use mobikex_common::crypto::Secret;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
@@ -10,7 +13,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::Identification;
 
 /// A whole configuration.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize)]
 pub struct Config {
     /// Settings of the daemon itself, section `mobikex`.
     pub daemon: DaemonSettings,
@@ -28,12 +31,26 @@ impl Config {
 }
 
 /// Settings of the daemon itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DaemonSettings {
     /// UDP port of IKE.
     pub port: u16,
     /// UDP port of IKE with the non-ESP marker and of encapsulated ESP.
     pub port_nat_t: u16,
+    /// Name of the TUN device.
+    pub tun: String,
+    /// MTU of the TUN device.
+    pub mtu: u16,
+    /// Packet workers; `None` = as many as the machine has cores.
+    pub workers: Option<usize>,
+    /// Keep every worker on a core of its own.
+    pub pin: bool,
+    /// Routing table of the tunnels' routes.
+    pub table: u32,
+    /// Priority of the rule that leads to that table.
+    pub priority: u32,
+    /// Mark of our own packets, which that rule passes by.
+    pub mark: u32,
     /// The most Child SAs at a time.
     pub max_child_sas: u32,
     /// Half-open IKE SAs from which on initiators must show a cookie.
@@ -47,6 +64,13 @@ impl Default for DaemonSettings {
         Self {
             port: 500,
             port_nat_t: 4500,
+            tun: "mobikex0".to_string(),
+            mtu: 1400,
+            workers: None,
+            pin: false,
+            table: 220,
+            priority: 220,
+            mark: 0x6d6b,
             max_child_sas: 131_072,
             cookie_threshold: 30,
             half_open_limit: 10_000,
@@ -100,7 +124,8 @@ impl TsPattern {
 }
 
 /// What happens to other IKE SAs between the same identities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Unique {
     /// They stay, unless the peer sends INITIAL_CONTACT.
     #[default]
@@ -110,7 +135,8 @@ pub enum Unique {
 }
 
 /// What to do at start and when a peer closes a Child SA.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum StartAction {
     /// Nothing.
     #[default]
@@ -122,7 +148,8 @@ pub enum StartAction {
 }
 
 /// What to do with a Child SA when the peer is dead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DpdAction {
     /// Forget it.
     #[default]
@@ -132,25 +159,28 @@ pub enum DpdAction {
 }
 
 /// One side of the authentication; the method is the pre-shared key.
-#[derive(Clone, Debug, PartialEq, Default)]
+#[derive(Clone, Debug, PartialEq, Default, Serialize)]
 pub struct AuthRound {
     /// The identity: ours to show (default: our address), or the peer's to demand (default: any).
+    #[serde(serialize_with = "optional_text")]
     pub id: Option<Identification>,
 }
 
-/// A pre-shared key.
-#[derive(Clone, Debug, PartialEq)]
+/// A pre-shared key. Its serialized form leaves the key out.
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PskSecret {
     /// Section name.
     pub name: String,
     /// Whose it is; empty for anybody's.
+    #[serde(serialize_with = "texts")]
     pub ids: Vec<Identification>,
     /// The key.
+    #[serde(skip)]
     pub secret: Secret,
 }
 
 /// A connection to a peer, or to many.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Connection {
     /// Section name.
     pub name: String,
@@ -161,18 +191,23 @@ pub struct Connection {
     /// The peer's IKE port.
     pub remote_port: u16,
     /// Acceptable algorithms, best first.
+    #[serde(serialize_with = "texts")]
     pub proposals: Vec<IkeProposal>,
     /// Encapsulate ESP in UDP even without a NAT.
     pub encap: bool,
     /// Check the peer after this long without a message; zero = never.
+    #[serde(rename = "dpd_delay_seconds", serialize_with = "seconds")]
     pub dpd_delay: Duration,
     /// Attempts to reach the peer; 0 = for ever.
     pub keyingtries: u32,
     /// Rekey the IKE SA after this long; zero = never.
+    #[serde(rename = "rekey_time_seconds", serialize_with = "seconds")]
     pub rekey_time: Duration,
     /// Close it this long after a rekeying that failed.
+    #[serde(rename = "over_time_seconds", serialize_with = "seconds")]
     pub over_time: Duration,
     /// Rekey up to this much earlier, at random.
+    #[serde(rename = "rand_time_seconds", serialize_with = "seconds")]
     pub rand_time: Duration,
     /// Other IKE SAs between the same identities.
     pub unique: Unique,
@@ -225,7 +260,7 @@ impl Connection {
 }
 
 /// A Child SA of a connection.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Child {
     /// Section name.
     pub name: String,
@@ -236,14 +271,18 @@ pub struct Child {
     /// Tunnel or transport.
     pub mode: Mode,
     /// Acceptable algorithms, best first.
+    #[serde(serialize_with = "texts")]
     pub esp_proposals: Vec<EspProposal>,
     /// Packets that may arrive late, 64 to 65 536.
     pub replay_window: u32,
     /// Rekey after this long; zero = never.
+    #[serde(rename = "rekey_time_seconds", serialize_with = "seconds")]
     pub rekey_time: Duration,
     /// Close after this long; zero = never.
+    #[serde(rename = "life_time_seconds", serialize_with = "seconds")]
     pub life_time: Duration,
     /// Rekey up to this much earlier, at random.
+    #[serde(rename = "rand_time_seconds", serialize_with = "seconds")]
     pub rand_time: Duration,
     /// Volume limits.
     pub limits: VolumeLimits,
@@ -282,4 +321,54 @@ impl Child {
             copy_dscp: CopyDscp::default(),
         }
     }
+}
+
+impl fmt::Display for AddrPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("%any"),
+            Self::Range(range) if range.start == range.end => write!(f, "{}", range.start),
+            Self::Range(range) => write!(f, "{range}"),
+        }
+    }
+}
+
+impl Serialize for AddrPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for TsPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(ts) => write!(f, "{ts}"),
+            Self::Dynamic(ts) => {
+                // The address part stands for one that is not known yet; only protocol and ports are said.
+                let shown = ts.to_string();
+                write!(f, "dynamic{}", shown.find('[').map_or("", |at| &shown[at..]))
+            }
+        }
+    }
+}
+
+impl Serialize for TsPattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+fn texts<T: fmt::Display, S: Serializer>(items: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(items.iter().map(T::to_string))
+}
+
+fn optional_text<T: fmt::Display, S: Serializer>(item: &Option<T>, serializer: S) -> Result<S::Ok, S::Error> {
+    match item {
+        Some(item) => serializer.collect_str(item),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn seconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(duration.as_secs())
 }
