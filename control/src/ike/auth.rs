@@ -95,3 +95,53 @@ pub(super) fn same_id(a: &Identification, b: &Identification) -> bool {
     a.kind == b.kind
         && if folds.contains(&a.kind) { a.data.eq_ignore_ascii_case(&b.data) } else { a.data == b.data }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn octets<'a>(id: &'a Identification, key: &'a Secret) -> SignedOctets<'a> {
+        SignedOctets { message: b"message", nonce: b"nonce", id, sk_p: key }
+    }
+
+    #[test]
+    fn b14_only_the_whole_mac_is_accepted() {
+        let (id, key) = ("a.example".parse().unwrap(), Secret::from(vec![1; 32]));
+        let good = sign_psk(Prf::HmacSha256, &key, &octets(&id, &key));
+        let check = |method, data: Vec<u8>| {
+            verify_psk(Prf::HmacSha256, &key, &octets(&id, &key), &AuthPayload { method, data }).is_ok()
+        };
+        assert!(check(good.method, good.data.clone()));
+        assert!(!check(AuthMethod::NULL, good.data.clone()));
+        for len in 0..good.data.len() {
+            assert!(!check(good.method, good.data[..len].to_vec()), "{len} octets were enough");
+        }
+        assert!(!check(good.method, [&good.data[..], &[0]].concat()));
+        assert!(!check(good.method, vec![0; good.data.len()]));
+    }
+
+    #[test]
+    fn b9_identities_compare_by_type_and_whole_value() {
+        let id = |text: &str| text.parse::<Identification>().unwrap();
+        assert!(same_id(&id("A.Example"), &id("a.example")));
+        assert!(!same_id(&id("a.example"), &id("a.example.org")));
+        assert!(!same_id(&id("192.0.2.1"), &Identification { kind: IdType::FQDN, data: vec![192, 0, 2, 1] }));
+        assert!(!same_id(&id("keyid:0x61"), &id("keyid:0x41")));
+    }
+
+    #[test]
+    fn the_secret_that_names_both_sides_is_taken() {
+        let id = |text: &str| text.parse::<Identification>().unwrap();
+        let secret = |name: &str, ids: &[&str]| PskSecret {
+            name: name.into(),
+            ids: ids.iter().map(|i| id(i)).collect(),
+            secret: Secret::from(vec![1]),
+        };
+        let all =
+            [secret("any", &[]), secret("peer", &["b.example"]), secret("both", &["a.example", "b.example"])];
+        let find = |remote: &str| find_secret(&all, &id("a.example"), &id(remote)).map(|s| s.name.as_str());
+        assert_eq!(find("b.example"), Some("both"));
+        assert_eq!(find("c.example"), Some("any"));
+        assert_eq!(find_secret(&all[1..], &id("a.example"), &id("c.example")), None);
+    }
+}

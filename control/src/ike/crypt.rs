@@ -131,3 +131,64 @@ pub(super) fn open(datagram: &[u8], cipher: &PacketCipher) -> Result<Opened, Ike
     cipher.open(iv, head, &[], &mut text, icv)?;
     Ok(Opened { text, next: *next, proof: Protected(()) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mobikex_common::alg::{Cipher, Integrity};
+    use mobikex_common::wire::ike::{Notify, NotifyType};
+    use rand_core::SeedableRng;
+
+    fn cipher(cipher: Cipher) -> PacketCipher {
+        let integrity = (!cipher.is_aead()).then_some(Integrity::HmacSha512);
+        let integrity_key = vec![2; integrity.map_or(0, Integrity::key_len)];
+        PacketCipher::new(cipher, integrity, &vec![1; cipher.key_material_len()], &integrity_key).unwrap()
+    }
+
+    fn envelope() -> Envelope {
+        Envelope {
+            spi_i: IkeSpi(1),
+            spi_r: IkeSpi(2),
+            exchange: ExchangeType::INFORMATIONAL,
+            from_initiator: true,
+            response: false,
+            message_id: 3,
+        }
+    }
+
+    #[test]
+    fn any_changed_octet_of_a_message_is_noticed() {
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        for kind in Cipher::ALL {
+            let (cipher, mut ivs) = (cipher(kind), 0);
+            for len in [0, 1, 15, 16, 33] {
+                let payloads = [Payload::Notify(Notify::new(NotifyType::COOKIE2, vec![7; len]))];
+                let message = seal(&envelope(), &payloads, &cipher, &mut ivs, &mut rng).unwrap();
+                let opened = open(&message, &cipher).unwrap();
+                assert_eq!(parse_chain(opened.next, opened.padded().unwrap()).unwrap(), payloads);
+                for at in 0..message.len() {
+                    let mut bad = message.clone();
+                    bad[at] ^= 0x40;
+                    assert!(open(&bad, &cipher).is_err(), "{kind} octet {at}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn b20_cbc_ivs_are_random_and_b21_aead_ivs_never_repeat() {
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        for kind in Cipher::ALL {
+            let (cipher, mut ivs) = (cipher(kind), 0);
+            let mut seen = std::collections::HashSet::new();
+            for _ in 0..100 {
+                let message = seal(&envelope(), &[], &cipher, &mut ivs, &mut rng).unwrap();
+                let iv = message[32..32 + cipher.iv_len()].to_vec();
+                assert!(seen.insert(iv), "{kind} repeated an IV");
+            }
+            let mut last = u64::MAX;
+            let result = seal(&envelope(), &[], &cipher, &mut last, &mut rng);
+            assert_eq!(result.is_err(), kind.is_aead(), "an AEAD stops before its IVs wrap");
+        }
+    }
+}

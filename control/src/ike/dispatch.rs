@@ -218,3 +218,40 @@ impl IkeSa {
         Ok(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ike::auth::{SignedOctets, sign_psk, verify_psk};
+    use crate::ike::sa::Handshake;
+    use mobikex_common::alg::Prf;
+    use mobikex_common::crypto::Secret;
+
+    fn peer() -> crate::ike::AuthenticatedPeer {
+        let (id, key) = ("a.example".parse().unwrap(), Secret::from(vec![1; 32]));
+        let octets = SignedOctets { message: b"m", nonce: b"n", id: &id, sk_p: &key };
+        verify_psk(Prf::HmacSha256, &key, &octets, &sign_psk(Prf::HmacSha256, &key, &octets)).unwrap()
+    }
+
+    /// Before both AUTHs are verified, nothing but the handshake itself is handled, whatever the exchange.
+    #[test]
+    fn b1_b6_every_exchange_in_every_state() {
+        let handshake = || Handshake { ni: vec![], nr: vec![], request: vec![], response: vec![] };
+        let half_open = State::HalfOpen(handshake());
+        let auth_sent = State::AuthSent(crate::ike::sa::AuthSent {
+            handshake: handshake(),
+            local_id: "a.example".parse().unwrap(),
+            child: None,
+        });
+        let established = State::Established(peer());
+        for exchange in (0..=255).map(ExchangeType) {
+            for response in [false, true] {
+                let handled = |state| permitted(state, exchange, response);
+                assert_eq!(handled(&half_open), exchange == ExchangeType::IKE_AUTH && !response);
+                assert_eq!(handled(&auth_sent), exchange == ExchangeType::IKE_AUTH && response);
+                let late = [ExchangeType::CREATE_CHILD_SA, ExchangeType::INFORMATIONAL].contains(&exchange);
+                assert_eq!(handled(&established), late);
+            }
+        }
+    }
+}
