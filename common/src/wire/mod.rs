@@ -1,6 +1,12 @@
 //! Wire formats. One file per protocol; parsers take slices, check lengths first and never panic.
 
+pub mod checksum;
+pub mod esp;
+pub mod icmp;
 pub mod ike;
+pub mod ip;
+mod reader;
+pub mod udp;
 
 /// A packet or message does not have the form that its protocol demands.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

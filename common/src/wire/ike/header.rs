@@ -1,9 +1,9 @@
 //! The IKE header (RFC 7296 3.1).
 
-use super::reader::Reader;
 use super::{ExchangeType, PayloadType};
 use crate::spi::IkeSpi;
 use crate::wire::WireError;
+use crate::wire::reader::Reader;
 
 /// The flags that mean something in IKEv2; all others are sent as zero and ignored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

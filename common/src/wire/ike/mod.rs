@@ -3,7 +3,6 @@
 mod header;
 mod id;
 mod payload;
-mod reader;
 mod registries;
 mod sa;
 mod ts;

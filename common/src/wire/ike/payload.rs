@@ -1,12 +1,12 @@
 //! The payload chain and its payloads (RFC 7296 3.2 to 3.16, RFC 7383 2.5).
 
-use super::reader::Reader;
 use super::{
     AuthMethod, CertEncoding, ConfigAttributeType, ConfigType, IdType, Identification, NotifyType,
     PayloadType, Proposal, ProtocolId, sa, ts,
 };
 use crate::ts::TrafficSelector;
 use crate::wire::WireError;
+use crate::wire::reader::Reader;
 
 const MAX_PAYLOADS: usize = 64;
 const HEADER: usize = 4;

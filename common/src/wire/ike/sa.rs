@@ -1,9 +1,9 @@
 //! The Security Association payload (RFC 7296 3.3).
 
 use super::ProtocolId;
-use super::reader::Reader;
 use crate::alg::TransformType;
 use crate::wire::WireError;
+use crate::wire::reader::Reader;
 
 const MAX_PROPOSALS: usize = 64;
 const MAX_TRANSFORMS: usize = 128;

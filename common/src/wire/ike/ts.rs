@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::reader::Reader;
 use crate::ts::TrafficSelector;
 use crate::wire::WireError;
+use crate::wire::reader::Reader;
 
 const MAX_SELECTORS: usize = 64;
 const TS_IPV4_ADDR_RANGE: u8 = 7;

@@ -1,0 +1,195 @@
+//! The two ICMP errors that a tunnel must send: the packet does not fit (RFC 1191 4, RFC 4443 3.2).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::checksum;
+use super::ip::{Fragment, Ipv4Header, Ipv6Header, Packet};
+
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+const ICMP_LEN: usize = 8;
+/// Longest ICMP error: RFC 1812 4.3.2.3 for IPv4, the minimum MTU for IPv6 (RFC 4443 3.2).
+const MAX_LEN_V4: usize = 576;
+const MAX_LEN_V6: usize = 1280;
+/// "Internetwork control", as routers' errors are marked (RFC 1812 4.3.2.5).
+const TOS: u8 = 0xc0;
+
+/// Whether an ICMP error may be sent about a packet: it is whole or a first fragment, no ICMP error itself, and its
+/// source is a single host (RFC 1122 3.2.2, RFC 4443 2.4 e).
+pub fn may_answer(original: &Packet<'_>) -> bool {
+    let one_host = match original.src {
+        IpAddr::V4(a) => !(a.is_unspecified() || a.is_multicast() || a.is_broadcast() || a.is_loopback()),
+        IpAddr::V6(a) => !(a.is_unspecified() || a.is_multicast() || a.is_loopback()),
+    };
+    // Packet Too Big is the one error that multicast may cause in IPv6 (RFC 4443 2.4 e.3).
+    let multicast_v4 = matches!(original.dst, IpAddr::V4(a) if a.is_multicast() || a.is_broadcast());
+    let kind = original.ports.map(|(kind, _)| (kind >> 8) as u8);
+    let is_error = match original.protocol {
+        // Destination Unreachable, Source Quench, Redirect, Time Exceeded, Parameter Problem.
+        ICMP => kind.is_none_or(|k| matches!(k, 3 | 4 | 5 | 11 | 12)),
+        // Everything below 128, and Redirect.
+        ICMPV6 => kind.is_none_or(|k| k < 128 || k == 137),
+        _ => false,
+    };
+    one_host && !multicast_v4 && !is_error && original.fragment.offset == 0
+}
+
+/// A whole IPv4 packet from `from` to the source of `original`: Destination Unreachable, fragmentation needed and
+/// DF set, with the next-hop MTU (RFC 1191 4). Empty when no error may be sent about `original`.
+pub fn frag_needed_v4(mtu: u16, original: &[u8], from: Ipv4Addr) -> Vec<u8> {
+    let Ok(packet) = Packet::parse(original) else { return Vec::new() };
+    let IpAddr::V4(dst) = packet.src else { return Vec::new() };
+    if !may_answer(&packet) {
+        return Vec::new();
+    }
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend_from_slice(&mtu.to_be_bytes());
+    message.extend_from_slice(quote(&packet, MAX_LEN_V4 - Ipv4Header::LEN - ICMP_LEN));
+    let sum = checksum::finish(checksum::sum(&message, 0));
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let header = Ipv4Header {
+        tos: TOS,
+        total_len: (Ipv4Header::LEN + message.len()) as u16,
+        // An atomic datagram needs no identification (RFC 6864 4.1).
+        identification: 0,
+        dont_fragment: true,
+        fragment: Fragment::default(),
+        ttl: 64,
+        protocol: ICMP,
+        src: from,
+        dst,
+    };
+    [&header.emit()[..], &message].concat()
+}
+
+/// A whole IPv6 packet from `from` to the source of `original`: Packet Too Big (RFC 4443 3.2). Empty when no error
+/// may be sent about `original`.
+pub fn packet_too_big_v6(mtu: u16, original: &[u8], from: Ipv6Addr) -> Vec<u8> {
+    let Ok(packet) = Packet::parse(original) else { return Vec::new() };
+    let IpAddr::V6(dst) = packet.src else { return Vec::new() };
+    if !may_answer(&packet) {
+        return Vec::new();
+    }
+    let mut message = vec![2, 0, 0, 0];
+    message.extend_from_slice(&u32::from(mtu).to_be_bytes());
+    message.extend_from_slice(quote(&packet, MAX_LEN_V6 - Ipv6Header::LEN - ICMP_LEN));
+    let pseudo = checksum::pseudo_header(from.into(), dst.into(), ICMPV6, message.len() as u32);
+    let sum = checksum::finish(checksum::sum(&message, pseudo));
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    let header = Ipv6Header {
+        tos: TOS,
+        flow_label: 0,
+        payload_len: message.len() as u16,
+        next_header: ICMPV6,
+        hop_limit: 64,
+        src: from,
+        dst,
+    };
+    [&header.emit()[..], &message].concat()
+}
+
+fn quote<'a>(packet: &Packet<'a>, limit: usize) -> &'a [u8] {
+    let bytes = packet.bytes();
+    &bytes[..bytes.len().min(limit)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hex_literal::hex;
+
+    fn udp_v4(len: u16) -> Vec<u8> {
+        let header = Ipv4Header {
+            tos: 0,
+            total_len: len,
+            identification: 7,
+            dont_fragment: true,
+            fragment: Fragment::default(),
+            ttl: 64,
+            protocol: 17,
+            src: Ipv4Addr::new(10, 1, 0, 5),
+            dst: Ipv4Addr::new(10, 2, 0, 6),
+        };
+        let mut packet = header.emit().to_vec();
+        packet.resize(usize::from(len), 0xaa);
+        packet
+    }
+
+    fn udp_v6(len: u16) -> Vec<u8> {
+        let header = Ipv6Header {
+            tos: 0,
+            flow_label: 0,
+            payload_len: len,
+            next_header: 17,
+            hop_limit: 64,
+            src: "2001:db8::5".parse().unwrap(),
+            dst: "2001:db8::6".parse().unwrap(),
+        };
+        let mut packet = header.emit().to_vec();
+        packet.resize(40 + usize::from(len), 0xaa);
+        packet
+    }
+
+    #[test]
+    fn ipv4_says_the_mtu_and_quotes_the_packet() {
+        let original = udp_v4(1500);
+        let error = frag_needed_v4(1400, &original, Ipv4Addr::new(10, 1, 0, 1));
+        let (header, len) = Ipv4Header::parse(&error).unwrap();
+        assert_eq!((header.dst, header.src), (Ipv4Addr::new(10, 1, 0, 5), Ipv4Addr::new(10, 1, 0, 1)));
+        assert_eq!((error.len(), usize::from(header.total_len)), (576, 576));
+        assert_eq!(checksum::finish(checksum::sum(&error[len..], 0)), 0);
+        assert_eq!(
+            (&error[len..len + 2], &error[len + 4..len + 8]),
+            (&hex!("0304")[..], &hex!("0000 0578")[..])
+        );
+        assert_eq!(&error[len + 8..], &original[..548]);
+    }
+
+    #[test]
+    fn ipv6_says_the_mtu_and_quotes_the_packet() {
+        let original = udp_v6(1460);
+        let from = "2001:db8::1".parse().unwrap();
+        let error = packet_too_big_v6(1400, &original, from);
+        let packet = Packet::parse(&error).unwrap();
+        assert_eq!((packet.src, packet.dst), (from.into(), "2001:db8::5".parse().unwrap()));
+        assert_eq!((error.len(), packet.total_len, packet.ports), (1280, 1280, Some((0x0200, 0x0200))));
+        let pseudo = checksum::pseudo_header(packet.src, packet.dst, 58, 1240);
+        assert_eq!(checksum::finish(checksum::sum(packet.payload(), pseudo)), 0);
+        assert_eq!(&error[44..48], hex!("0000 0578"));
+        assert_eq!(&error[48..], &original[..1232]);
+        // Short packets are quoted whole, without what follows them.
+        let mut original = udp_v6(100);
+        original.extend_from_slice(&[0; 50]);
+        assert_eq!(packet_too_big_v6(1280, &original, from).len(), 40 + 8 + 140);
+    }
+
+    #[test]
+    fn no_error_about_errors_fragments_or_groups() {
+        let from = Ipv4Addr::new(10, 1, 0, 1);
+        let silent = |packet: &[u8]| frag_needed_v4(1400, packet, from).is_empty();
+        let good = udp_v4(1500);
+        assert!(!silent(&good));
+        let with = |at: usize, value: u8| {
+            let mut packet = good.clone();
+            packet[at] = value;
+            packet
+        };
+        assert!(silent(&with(7, 1)), "a later fragment");
+        assert!(silent(&with(16, 224)), "to a group");
+        assert!(silent(&with(12, 224)), "from a group");
+        let mut icmp = with(9, 1);
+        icmp[20] = 3;
+        assert!(silent(&icmp), "an ICMP error");
+        icmp[20] = 8;
+        assert!(!silent(&icmp), "an echo request");
+        assert!(silent(&udp_v6(100)) && silent(&[]) && silent(&good[..30]));
+        let mut icmp = udp_v6(1460);
+        icmp[6] = 58;
+        icmp[40] = 2;
+        assert!(packet_too_big_v6(1280, &icmp, "2001:db8::1".parse().unwrap()).is_empty());
+        icmp[40] = 128;
+        icmp[24] = 0xff;
+        assert!(!packet_too_big_v6(1280, &icmp, "2001:db8::1".parse().unwrap()).is_empty());
+        assert!(packet_too_big_v6(1280, &good, "2001:db8::1".parse().unwrap()).is_empty());
+    }
+}
