@@ -1,0 +1,263 @@
+//! UDP sockets that know which of our addresses a datagram was sent to and choose the one to send from.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::batch::{Meta, RecvBatch, SendBatch, SendSlot};
+use super::message::{Control, Name};
+use super::sys::{self, Header};
+
+/// Receive and send buffer asked for; a burst of a few milliseconds at 10 Gbit/s.
+const BUFFER: usize = 4 << 20;
+
+/// A UDP socket of one family, non-blocking, usually bound to a wildcard address.
+///
+/// IPv4 packets leave without DF until [`set_dont_fragment`](Self::set_dont_fragment) says otherwise, so that
+/// large IKE messages are fragmented rather than lost.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl UdpSocket {
+    /// Binds `addr` alone: a second socket on it is an error. Packets carry `mark` (0 = none), which keeps them
+    /// out of the tunnel's routing rule. IPv6 sockets do not take IPv4.
+    pub fn bind(addr: SocketAddr, mark: u32) -> io::Result<Self> {
+        Self::open(addr, mark, false)
+    }
+
+    /// Binds `addr` as the next member of its `SO_REUSEPORT` group. The order of binding is the index that
+    /// [`steering`](super::steering) uses.
+    pub fn bind_group(addr: SocketAddr, mark: u32) -> io::Result<Self> {
+        Self::open(addr, mark, true)
+    }
+
+    fn open(addr: SocketAddr, mark: u32, group: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        prepare(&socket, addr.is_ipv4(), mark)?;
+        if group {
+            socket.set_reuse_port(true)?;
+        }
+        socket.bind(&addr.into())?;
+        let local = socket.local_addr()?.as_socket().unwrap_or(addr);
+        let socket = Self { socket, local };
+        socket.set_dont_fragment(false)?;
+        Ok(socket)
+    }
+
+    /// The address and port that the socket is bound to.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// Receives up to a batch of datagrams without waiting. `WouldBlock` when there are none.
+    pub fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
+        let bound = self.local;
+        batch.receive(self.socket.as_fd(), |header, _| Some((meta(header, bound)?, 0)))
+    }
+
+    /// Sends one datagram from `local` (the address only; the port is the socket's) to `remote`.
+    pub fn send_to(&self, local: SocketAddr, remote: SocketAddr, data: &[u8], tos: u8) -> io::Result<()> {
+        send_one(self.socket.as_fd(), local, remote, data, tos)
+    }
+
+    /// Sends a batch and empties it; see [`SendBatch`]. Returns how many packets the system took.
+    pub fn send_batch(&self, batch: &mut SendBatch, failed: impl FnMut(&SendSlot, io::Error)) -> usize {
+        batch.flush(self.socket.as_fd(), failed)
+    }
+
+    /// Whether packets may be fragmented on their way. With `true`, IPv4 carries DF and what exceeds the path
+    /// MTU that the system knows is refused with `EMSGSIZE`; with `false` the system fragments it.
+    pub fn set_dont_fragment(&self, on: bool) -> io::Result<()> {
+        set_dont_fragment(self.socket.as_fd(), self.local.is_ipv4(), on)
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// The MTU of the path between two addresses as the system's routes and its record of ICMP errors have it.
+/// Costs several system calls; nothing is sent.
+pub fn path_mtu(local: IpAddr, remote: SocketAddr, mark: u32) -> io::Result<u16> {
+    let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    if local.is_ipv4() == remote.is_ipv4() && !local.is_unspecified() {
+        socket.bind(&SocketAddr::new(local, 0).into())?;
+    }
+    // A raw path has no port, and UDP cannot be connected to port 0.
+    let target = SocketAddr::new(remote.ip(), if remote.port() == 0 { 4500 } else { remote.port() });
+    socket.connect(&target.into())?;
+    let mtu = if remote.is_ipv4() {
+        sys::option(socket.as_fd(), libc::IPPROTO_IP, libc::IP_MTU)?
+    } else {
+        sys::option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_MTU)?
+    };
+    Ok(u16::try_from(mtu).unwrap_or(u16::MAX))
+}
+
+/// What every outer socket has: non-blocking, marked, large buffers, destination and traffic class on receipt.
+pub(super) fn prepare(socket: &Socket, ipv4: bool, mark: u32) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    if mark != 0 {
+        socket.set_mark(mark)?;
+    }
+    let fd = socket.as_fd();
+    if ipv4 {
+        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
+    } else {
+        socket.set_only_v6(true)?;
+        sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
+        sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
+    }
+    // The forced forms pass net.core.{r,w}mem_max and need CAP_NET_ADMIN; without it take what is allowed.
+    let bytes = BUFFER as libc::c_int;
+    if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes).is_err() {
+        socket.set_recv_buffer_size(BUFFER)?;
+    }
+    if sys::set_option(fd, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, bytes).is_err() {
+        socket.set_send_buffer_size(BUFFER)?;
+    }
+    Ok(())
+}
+
+/// `IP_PMTUDISC_DO` for DF, `IP_PMTUDISC_DONT` without, and the IPv6 counterparts.
+///
+/// `DO` lets the kernel check ICMP errors against our sockets, keep the path MTU with its own floor and expiry,
+/// and refuse what is too big before it leaves. `PROBE` would ignore that record and lose packets silently on
+/// every path narrower than the interface; `WANT` would fragment behind the back of a sender that asked for DF.
+pub(super) fn set_dont_fragment(fd: BorrowedFd<'_>, ipv4: bool, on: bool) -> io::Result<()> {
+    if ipv4 {
+        let value = if on { libc::IP_PMTUDISC_DO } else { libc::IP_PMTUDISC_DONT };
+        sys::set_option(fd, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, value)
+    } else {
+        let value = if on { libc::IPV6_PMTUDISC_DO } else { libc::IPV6_PMTUDISC_DONT };
+        sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, value)
+    }
+}
+
+pub(super) fn send_one(
+    fd: BorrowedFd<'_>,
+    local: SocketAddr,
+    remote: SocketAddr,
+    data: &[u8],
+    tos: u8,
+) -> io::Result<()> {
+    let (name, name_len) = Name::new(remote);
+    let (control, control_len) = Control::new(local, remote, tos);
+    let header =
+        Header { name, name_len, control, control_len, offset: 0, len: data.len(), truncated: false };
+    sys::send_many(fd, data, &[header]).map(|_| ())
+}
+
+/// Addresses of a received datagram; `bound` supplies the port and stands in where the kernel names no address.
+pub(super) fn meta(header: &Header, bound: SocketAddr) -> Option<Meta> {
+    let remote = header.name.address(header.name_len)?;
+    let info = header.control.info(header.control_len);
+    let mut local = SocketAddr::new(info.local.unwrap_or(bound.ip()), bound.port());
+    if let SocketAddr::V6(v6) = &mut local
+        && v6.ip().is_unicast_link_local()
+    {
+        v6.set_scope_id(info.ifindex);
+    }
+    Some(Meta { remote, local, ifindex: info.ifindex, tos: info.tos })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(addr: &str) -> UdpSocket {
+        UdpSocket::bind(addr.parse().unwrap(), 0).unwrap()
+    }
+
+    fn receive(socket: &UdpSocket, batch: &mut RecvBatch) -> usize {
+        for _ in 0..100 {
+            match socket.recv_batch(batch) {
+                Ok(count) => return count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        0
+    }
+
+    /// A socket on the wildcard address learns which address was used, and answers from any of ours.
+    #[test]
+    fn source_and_destination_are_the_packets_own() {
+        for (wildcard, from, to) in [("0.0.0.0:0", "127.0.0.3", "127.0.0.2"), ("[::]:0", "::1", "::1")] {
+            let (a, b) = (bind(wildcard), bind(wildcard));
+            let source = SocketAddr::new(from.parse().unwrap(), 9);
+            let target = SocketAddr::new(to.parse().unwrap(), b.local_addr().port());
+            a.send_to(source, target, b"hello", 0xb8).unwrap();
+            let mut batch = RecvBatch::new();
+            assert_eq!(receive(&b, &mut batch), 1);
+            let (meta, data) = batch.get(0);
+            assert_eq!(data, b"hello");
+            assert_eq!(meta.remote, SocketAddr::new(source.ip(), a.local_addr().port()));
+            assert_eq!(meta.local, target);
+            assert_eq!(meta.tos, 0xb8);
+            assert_ne!(meta.ifindex, 0);
+        }
+    }
+
+    #[test]
+    fn a_batch_crosses_in_order_and_one_refused_packet_does_not_stop_it() {
+        let (a, b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
+        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let target = SocketAddr::new(here.ip(), b.local_addr().port());
+        let mut out = SendBatch::new();
+        for tag in 0..super::super::BATCH {
+            out.reserve().unwrap()[0] = tag as u8;
+            // Number 7 goes out from an address that is not ours.
+            let local = if tag == 7 { "192.0.2.1:0".parse().unwrap() } else { here };
+            out.commit(SendSlot { local, remote: target, tos: 0, tag, len: 1 + tag });
+        }
+        assert!(out.reserve().is_none());
+        let mut refused = Vec::new();
+        assert_eq!(a.send_batch(&mut out, |slot, _| refused.push(slot.tag)), 63);
+        assert_eq!(refused, [7]);
+        assert!(out.is_empty());
+        let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());
+        while seen.len() < 63 {
+            assert_ne!(receive(&b, &mut batch), 0);
+            for (_, data) in batch.iter() {
+                assert_eq!(data.len(), 1 + usize::from(data[0]));
+                seen.push(data[0]);
+            }
+        }
+        assert!(seen.is_sorted() && !seen.contains(&7));
+    }
+
+    #[test]
+    fn too_big_without_fragments_is_refused_and_the_mtu_is_known() {
+        let (a, b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+        assert_eq!(path_mtu("127.0.0.1".parse().unwrap(), b.local_addr(), 0).unwrap(), u16::MAX);
+        a.set_dont_fragment(true).unwrap();
+        let error = a.send_to(a.local_addr(), b.local_addr(), &[0; 65_508], 0).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
+    }
+
+    #[test]
+    fn an_exclusive_port_cannot_be_shared() {
+        let a = bind("127.0.0.1:0");
+        assert!(UdpSocket::bind_group(a.local_addr(), 0).is_err());
+    }
+}
