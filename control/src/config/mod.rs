@@ -1,8 +1,50 @@
 //! The configuration: swanctl.conf's grammar on the outside, typed values on the inside.
+//!
+//! A file goes through three stages: `lexer` and `tree` read sections and settings with their places;
+//! `schema` and `fields` hold every name against what exists here; `build` and `checks` make the typed
+//! values of `model`. Mistakes are collected, all of them, and a file with any of them yields nothing.
 
+mod build;
+mod checks;
+mod describe;
+mod error;
+mod fields;
+mod include;
+mod lexer;
 mod model;
+mod schema;
+mod tree;
+mod values;
 
+use std::path::Path;
+
+pub use error::ConfigError;
 pub use model::{
     AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction,
     TsPattern, Unique,
 };
+
+use error::Issues;
+
+/// Reads a configuration and everything that it includes.
+pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    let mut issues = Issues::default();
+    let root = tree::read_file(path, &mut issues);
+    finish(&root, issues)
+}
+
+/// Reads a configuration from a text, which stands for the file `name`: errors carry that name, and `include`
+/// starts from its directory.
+pub fn parse_str(name: &str, text: &str) -> Result<Config, Vec<ConfigError>> {
+    let mut issues = Issues::default();
+    let root = tree::read_text(name, text, &mut issues);
+    finish(&root, issues)
+}
+
+fn finish(root: &tree::Section, mut issues: Issues) -> Result<Config, Vec<ConfigError>> {
+    let config = build::config(root, &mut issues);
+    if issues.is_empty() { Ok(config) } else { Err(issues.finish()) }
+}
+
+#[cfg(test)]
+mod tests;

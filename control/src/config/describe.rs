@@ -1,0 +1,146 @@
+//! What a configuration would do, in words for `mobikex check`.
+
+use std::fmt;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use mobikex_common::sa::{Mode, VolumeLimits};
+
+use super::model::{Child, Config, Connection, DpdAction, StartAction, Unique};
+
+impl Config {
+    /// What the daemon would do with this configuration, one fact a line. Keys never appear.
+    pub fn describe(&self) -> String {
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = write_config(&mut out, self);
+        out
+    }
+}
+
+fn write_config(out: &mut String, config: &Config) -> fmt::Result {
+    let d = &config.daemon;
+    writeln!(out, "daemon: IKE on UDP ports {} and {} (with NAT traversal)", d.port, d.port_nat_t)?;
+    let workers = match d.workers {
+        Some(n) => format!("{n} packet workers"),
+        None => "a packet worker for every core".to_string(),
+    };
+    writeln!(out, "  TUN device {}, MTU {}, {workers}{}", d.tun, d.mtu, if d.pin { ", pinned" } else { "" })?;
+    writeln!(
+        out,
+        "  routes go into table {}, rule priority {}, own packets carry mark {:#x}",
+        d.table, d.priority, d.mark
+    )?;
+    writeln!(
+        out,
+        "  at most {} Child SAs; cookies from {} half-open IKE SAs on, no more than {} of them",
+        d.max_child_sas, d.cookie_threshold, d.half_open_limit
+    )?;
+    for conn in &config.connections {
+        write_connection(out, conn)?;
+    }
+    for secret in &config.secrets {
+        let whose = if secret.ids.is_empty() { "anybody".to_string() } else { join(&secret.ids) };
+        writeln!(out, "secret {}: pre-shared key for {whose}", secret.name)?;
+    }
+    if config.connections.is_empty() {
+        writeln!(out, "no connections: the daemon would answer nobody")?;
+    }
+    Ok(())
+}
+
+fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
+    writeln!(out, "connection {}: {} === {}", c.name, join(&c.local_addrs), join(&c.remote_addrs))?;
+    let own = c.local.id.as_ref().map_or_else(|| "our address".to_string(), ToString::to_string);
+    let peer = c.remote.id.as_ref().map_or_else(|| "any identity".to_string(), ToString::to_string);
+    writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?;
+    writeln!(out, "  IKE proposals {}", join(&c.proposals))?;
+    let rekey = if c.rekey_time.is_zero() {
+        "never rekeyed".to_string()
+    } else {
+        format!(
+            "rekeyed after {} (up to {} earlier), closed {} later",
+            dur(c.rekey_time),
+            dur(c.rand_time),
+            dur(c.over_time)
+        )
+    };
+    let tries = match c.keyingtries {
+        0 => "tries for ever".to_string(),
+        1 => "tries once".to_string(),
+        n => format!("tries {n} times"),
+    };
+    writeln!(out, "  IKE SA {rekey}; {tries}")?;
+    if !c.dpd_delay.is_zero() {
+        writeln!(out, "  a silent peer is probed after {}", dur(c.dpd_delay))?;
+    }
+    let encap = if c.encap { "always in UDP" } else { "in UDP only behind a NAT, else IP protocol 50" };
+    let unique = match c.unique {
+        Unique::No => "",
+        Unique::Replace => "; a new IKE SA replaces an old one of the same identities",
+    };
+    writeln!(out, "  ESP {encap}{unique}")?;
+    c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
+}
+
+fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
+    let mode = match c.mode {
+        Mode::Tunnel => "tunnel",
+        Mode::Transport => "transport",
+    };
+    writeln!(
+        out,
+        "  child {conn}/{}: {} === {}, {mode} mode",
+        c.name,
+        join(&c.local_ts),
+        join(&c.remote_ts)
+    )?;
+    writeln!(out, "    ESP proposals {}; replay window {}", join(&c.esp_proposals), c.replay_window)?;
+    let rekey = if c.rekey_time.is_zero() {
+        "never rekeyed by time".to_string()
+    } else {
+        format!("rekeyed after {} (up to {} earlier)", dur(c.rekey_time), dur(c.rand_time))
+    };
+    let life =
+        if c.life_time.is_zero() { String::new() } else { format!(", closed after {}", dur(c.life_time)) };
+    writeln!(out, "    {rekey}{life}{}", volumes(&c.limits))?;
+    let start = match c.start_action {
+        StartAction::None => "set up on request",
+        StartAction::Trap => "set up by the first packet",
+        StartAction::Start => "set up at start",
+    };
+    let close = match c.close_action {
+        StartAction::None => "",
+        StartAction::Trap => "; when the peer closes it, the next packet sets it up",
+        StartAction::Start => "; set up again when the peer closes it",
+    };
+    let dpd = match c.dpd_action {
+        DpdAction::Clear => "",
+        DpdAction::Restart => "; set up again when the peer is dead",
+    };
+    writeln!(out, "    {start}{close}{dpd}")
+}
+
+fn volumes(l: &VolumeLimits) -> String {
+    let parts = [
+        ("rekeyed", l.soft_bytes, "octets"),
+        ("closed", l.hard_bytes, "octets"),
+        ("rekeyed", l.soft_packets, "packets"),
+        ("closed", l.hard_packets, "packets"),
+    ];
+    parts.iter().filter_map(|(what, n, unit)| n.map(|n| format!(", {what} after {n} {unit}"))).collect()
+}
+
+fn join<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The largest unit that shows the time without a remainder.
+fn dur(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let unit = [(86_400, "d"), (3600, "h"), (60, "m")]
+        .into_iter()
+        .find(|(n, _)| seconds >= *n && seconds.is_multiple_of(*n));
+    let (n, name) = unit.unwrap_or((1, "s"));
+    format!("{} {name}", seconds / n)
+}

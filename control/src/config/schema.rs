@@ -1,0 +1,268 @@
+//! Which options exist where: here, in swanctl only, or nowhere.
+
+/// How far an option is supported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Support {
+    /// Read and obeyed.
+    Here,
+    /// Only these values, which ask for nothing.
+    Only(&'static [&'static str]),
+    /// Known from swanctl.conf or planned, but not in this version.
+    Absent,
+}
+
+use Support::{Absent, Here, Only};
+
+const NO: Support = Only(&["no", "false", "disabled", "0"]);
+const YES: Support = Only(&["yes", "true", "enabled", "1"]);
+const ZERO: Support = Only(&["0", "0s"]);
+
+/// The names that a section takes. A name that ends in `*` also takes a suffix of digits, or one after `-`, `_`
+/// or `.`; one that ends in `**` takes any suffix.
+pub(super) struct SectionSpec {
+    /// For messages: "in {what}".
+    pub(super) what: &'static str,
+    pub(super) settings: &'static [(&'static str, Support)],
+    pub(super) sections: &'static [(&'static str, Support)],
+}
+
+pub(super) const ROOT: SectionSpec = SectionSpec {
+    what: "the top level",
+    settings: &[],
+    sections: &[
+        ("mobikex", Here),
+        ("connections", Here),
+        ("secrets", Here),
+        ("pools", Absent),
+        ("authorities", Absent),
+    ],
+};
+
+pub(super) const DAEMON: SectionSpec = SectionSpec {
+    what: "section 'mobikex'",
+    settings: &[
+        ("port", Here),
+        ("port_nat_t", Here),
+        ("tun", Here),
+        ("mtu", Here),
+        ("workers", Here),
+        ("pin", Here),
+        ("table", Here),
+        ("priority", Here),
+        ("mark", Here),
+        ("max_child_sas", Here),
+        ("cookie_threshold", Here),
+        ("half_open_limit", Here),
+    ],
+    sections: &[],
+};
+
+pub(super) const CONNECTION: SectionSpec = SectionSpec {
+    what: "a connection",
+    settings: &[
+        ("version", Only(&["2"])),
+        ("local_addrs", Here),
+        ("remote_addrs", Here),
+        ("local_port", Here),
+        ("remote_port", Here),
+        ("proposals", Here),
+        ("encap", Here),
+        ("dpd_delay", Here),
+        ("keyingtries", Here),
+        ("rekey_time", Here),
+        ("over_time", Here),
+        ("rand_time", Here),
+        ("unique", Here),
+        ("aggressive", NO),
+        ("childless", Only(&["never"])),
+        ("dscp", Only(&["000000"])),
+        ("fragmentation", NO),
+        ("mediation", NO),
+        ("mobike", NO),
+        ("mobike_x", NO),
+        ("ppk_required", NO),
+        ("reauth_time", ZERO),
+        ("send_cert", Only(&["never"])),
+        ("send_certreq", NO),
+        ("dpd_timeout", Absent),
+        ("if_id_in", Absent),
+        ("if_id_out", Absent),
+        ("mediated_by", Absent),
+        ("mediation_peer", Absent),
+        ("ocsp", Absent),
+        ("pools", Absent),
+        ("ppk_id", Absent),
+        ("pull", Absent),
+        ("return_routability", Absent),
+        ("vips", Absent),
+    ],
+    sections: &[("children", Here), ("local*", Here), ("remote*", Here), ("paths", Absent)],
+};
+
+pub(super) const AUTH: SectionSpec = SectionSpec {
+    what: "an authentication section",
+    settings: &[
+        ("auth", Here),
+        ("id", Here),
+        ("aaa_id", Absent),
+        ("ca_id", Absent),
+        ("cacerts", Absent),
+        ("cert_policy", Absent),
+        ("certs", Absent),
+        ("eap_id", Absent),
+        ("groups", Absent),
+        ("pubkeys", Absent),
+        ("revocation", Absent),
+        ("round", Absent),
+        ("xauth_id", Absent),
+    ],
+    sections: &[("cert*", Absent), ("cacert*", Absent)],
+};
+
+pub(super) const CHILD: SectionSpec = SectionSpec {
+    what: "a child",
+    settings: &[
+        ("local_ts", Here),
+        ("remote_ts", Here),
+        ("mode", Here),
+        ("esp_proposals", Here),
+        ("replay_window", Here),
+        ("rekey_time", Here),
+        ("life_time", Here),
+        ("rand_time", Here),
+        ("rekey_bytes", Here),
+        ("life_bytes", Here),
+        ("rekey_packets", Here),
+        ("life_packets", Here),
+        ("start_action", Here),
+        ("close_action", Here),
+        ("dpd_action", Here),
+        ("copy_df", Here),
+        ("copy_dscp", Here),
+        ("encap", Here),
+        ("copy_ecn", YES),
+        ("hostaccess", NO),
+        ("hw_offload", NO),
+        ("inactivity", ZERO),
+        ("ipcomp", NO),
+        ("per_cpu_sas", NO),
+        ("policies", YES),
+        ("policies_fwd_out", NO),
+        ("rand_bytes", ZERO),
+        ("rand_packets", ZERO),
+        ("sha256_96", NO),
+        ("tfc_padding", ZERO),
+        ("ah_proposals", Absent),
+        ("if_id_in", Absent),
+        ("if_id_out", Absent),
+        ("interface", Absent),
+        ("label", Absent),
+        ("label_mode", Absent),
+        ("mark_in", Absent),
+        ("mark_in_sa", Absent),
+        ("mark_out", Absent),
+        ("priority", Absent),
+        ("reqid", Absent),
+        ("set_mark_in", Absent),
+        ("set_mark_out", Absent),
+        ("updown", Absent),
+    ],
+    sections: &[],
+};
+
+pub(super) const SECRETS: SectionSpec = SectionSpec {
+    what: "section 'secrets'",
+    settings: &[],
+    sections: &[
+        ("ike**", Here),
+        ("eap*", Absent),
+        ("ecdsa*", Absent),
+        ("ntlm*", Absent),
+        ("pkcs12*", Absent),
+        ("pkcs8*", Absent),
+        ("ppk*", Absent),
+        ("private*", Absent),
+        ("rsa*", Absent),
+        ("token*", Absent),
+        ("xauth*", Absent),
+    ],
+};
+
+pub(super) const SECRET: SectionSpec =
+    SectionSpec { what: "a secret", settings: &[("secret", Here), ("id*", Here)], sections: &[] };
+
+/// How the section treats `name`, if it knows it.
+pub(super) fn support(names: &[(&str, Support)], name: &str) -> Option<Support> {
+    let fits = |known: &str| match known.strip_suffix('*') {
+        Some(stem) if stem.ends_with('*') => name.starts_with(stem.trim_end_matches('*')),
+        // "local", "local-1", "local2", but not "localhost".
+        Some(stem) => name
+            .strip_prefix(stem)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', '.']) || digits(rest)),
+        None => known == name,
+    };
+    names.iter().find(|(known, _)| fits(known)).map(|(_, support)| *support)
+}
+
+fn digits(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// The available name that `name` most likely means.
+pub(super) fn nearest(spec: &SectionSpec, name: &str) -> Option<&'static str> {
+    let all = spec.settings.iter().chain(spec.sections);
+    let available = all.filter(|(_, s)| *s != Absent).map(|(known, _)| known.trim_end_matches('*'));
+    let limit = (name.chars().count() / 3).clamp(1, 3);
+    available
+        .map(|known| (distance(name, known), known))
+        .filter(|(d, _)| *d <= limit)
+        .min_by_key(|(d, _)| *d)
+        .map(|(_, k)| k)
+}
+
+/// Edits (insert, delete, replace, swap neighbours) from `a` to `b`; both are cut to 64 characters.
+fn distance(a: &str, b: &str) -> usize {
+    let a: Vec<char> = a.chars().take(64).collect();
+    let b: Vec<char> = b.chars().take(64).collect();
+    let mut rows = vec![vec![0usize; b.len() + 1]; a.len() + 1];
+    for (i, row) in rows.iter_mut().enumerate() {
+        row[0] = i;
+    }
+    for (j, cell) in rows[0].iter_mut().enumerate() {
+        *cell = j;
+    }
+    for i in 1..=a.len() {
+        for j in 1..=b.len() {
+            let replace = rows[i - 1][j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            let mut best = replace.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                best = best.min(rows[i - 2][j - 2] + 1);
+            }
+            rows[i][j] = best;
+        }
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_suffixes_fit_their_stem_only() {
+        for (name, fits) in
+            [("local", true), ("local-1", true), ("local2", true), ("localhost", false), ("loc", false)]
+        {
+            assert_eq!(support(CONNECTION.sections, name).is_some(), fits, "{name}");
+        }
+        assert_eq!(support(CHILD.settings, "updown"), Some(Absent));
+    }
+
+    #[test]
+    fn the_nearest_name_is_suggested() {
+        assert_eq!(nearest(&CHILD, "rekey_tiem"), Some("rekey_time"));
+        assert_eq!(nearest(&CONNECTION, "local_addr"), Some("local_addrs"));
+        assert_eq!(nearest(&CONNECTION, "chidlren"), Some("children"));
+        assert_eq!(nearest(&CONNECTION, "frobnicate"), None);
+    }
+}

@@ -1,0 +1,494 @@
+//! Whole files: shapes that operators know, and every kind of mistake with its place.
+
+use std::time::Duration;
+
+use mobikex_common::sa::{CopyDscp, Mode};
+use proptest::prelude::*;
+
+use super::*;
+
+const OPERATOR: &str = r#"
+# the example of the manual
+connections {
+  home {
+    local_addrs  = %any
+    remote_addrs = 198.51.100.7, 2001:db8::7
+    proposals    = aes256gcm16-prfsha384-x25519
+    mobike       = no
+    local  { auth = psk  id = branch.example.org }
+    remote { auth = psk  id = hq.example.org }
+    children {
+      net { local_ts = 10.1.0.0/16  remote_ts = 10.2.0.0/16  mode = tunnel  esp_proposals = aes256gcm16-esn
+            replay_window = 8192  start_action = start  dpd_action = restart  encap = yes }
+    }
+  }
+}
+secrets { ike-hq { id = hq.example.org  secret = 0sYWJjZA== } }
+"#;
+
+const NET2NET: &str = r#"
+connections {
+
+   gw-gw {
+      local_addrs  = 192.168.0.1
+      remote_addrs = 192.168.0.2
+
+      local {
+         auth = psk
+         id = moon.strongswan.org
+      }
+      remote {
+         auth = psk
+         id = sun.strongswan.org
+      }
+      children {
+         net-net {
+            local_ts  = 10.1.0.0/16
+            remote_ts = 10.2.0.0/16
+
+            start_action = none
+            rekey_time = 5400
+            rekey_bytes = 500000000
+            rekey_packets = 1000000
+            esp_proposals = aes128gcm128-x25519
+         }
+      }
+      version = 2
+      mobike = no
+      reauth_time = 0
+      proposals = aes128-sha256-x25519
+   }
+}
+
+secrets {
+   ike-1 {
+      id-moon = moon.strongswan.org
+      id-sun  = sun.strongswan.org
+      secret = 0sv+NkxY9LLZvwj4qCC2o/gGrWDF2d21jL
+   }
+   ike-2 { secret = "a \"quoted\" key # with all" }
+}
+"#;
+
+const TRANSPORT: &str = "
+connections {
+  host-host {
+    local_addrs = 192.168.0.1
+    remote_addrs = 192.168.0.2
+    local { auth = psk }
+    remote-1 { auth = psk }
+    children { host-host { mode = transport  start_action = trap  copy_dscp = no  close_action = restart } }
+  }
+}
+secrets { ike { secret = swordfish } }
+";
+
+fn errors(text: &str) -> Vec<String> {
+    match parse_str("t.conf", text) {
+        Ok(_) => Vec::new(),
+        Err(errors) => errors.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// A sound file with `conn` in its connection and `child` in its child, both on lines of their own.
+fn with(conn: &str, child: &str) -> String {
+    format!(
+        "connections {{ c {{\n{conn}\nlocal {{ auth = psk }}\nremote {{ auth = psk }}\nchildren {{ k {{\n{child}\n}} }} }} }}\n\
+         secrets {{ ike {{ secret = x }} }}\n"
+    )
+}
+
+#[test]
+fn the_manuals_example_loads() {
+    let config = parse_str("t.conf", OPERATOR).unwrap();
+    let conn = &config.connections[0];
+    assert_eq!(
+        conn.remote_addrs.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["198.51.100.7", "2001:db8::7"]
+    );
+    assert_eq!(conn.local.id.as_ref().unwrap().to_string(), "branch.example.org");
+    assert_eq!(conn.remote.id.as_ref().unwrap().to_string(), "hq.example.org");
+    let child = &conn.children[0];
+    assert_eq!(child.local_ts[0].to_string(), "10.1.0.0/16");
+    assert_eq!(child.remote_ts[0].to_string(), "10.2.0.0/16");
+    assert_eq!((child.start_action, child.dpd_action), (StartAction::Start, DpdAction::Restart));
+    assert_eq!(&*config.secrets[0].secret, b"abcd");
+}
+
+#[test]
+fn a_net_to_net_file_of_swanctl_loads() {
+    let config = parse_str("t.conf", NET2NET).unwrap();
+    let conn = config.connection("gw-gw").unwrap();
+    let child = &conn.children[0];
+    assert_eq!(child.rekey_time, Duration::from_secs(5400));
+    assert_eq!(child.life_time, Duration::from_secs(5940));
+    assert_eq!(child.rand_time, Duration::from_secs(540));
+    assert_eq!(child.limits.soft_bytes, Some(500_000_000));
+    assert_eq!(child.limits.hard_bytes, Some(550_000_000));
+    assert_eq!(child.limits.hard_packets, Some(1_100_000));
+    assert_eq!(config.secrets[0].ids.len(), 2);
+    assert_eq!(config.secrets[0].secret.len(), 24);
+    assert_eq!(&*config.secrets[1].secret, b"a \"quoted\" key # with all");
+}
+
+#[test]
+fn a_transport_file_of_swanctl_loads() {
+    let config = parse_str("t.conf", TRANSPORT).unwrap();
+    let child = &config.connections[0].children[0];
+    assert_eq!(
+        (child.mode, child.start_action, child.close_action),
+        (Mode::Transport, StartAction::Trap, StartAction::Start)
+    );
+    assert_eq!(child.copy_dscp, CopyDscp::No);
+    assert_eq!(child.local_ts[0].to_string(), "dynamic");
+}
+
+#[test]
+fn what_is_not_said_has_the_documented_default() {
+    assert_eq!(parse_str("t.conf", "").unwrap(), Config::default());
+    let config = parse_str("t.conf", &with("", "")).unwrap();
+    let mut expected = Connection::new("c");
+    expected.children.push(Child::new("k"));
+    assert_eq!(config.connections, [expected]);
+    assert_eq!(config.daemon, DaemonSettings::default());
+}
+
+#[test]
+fn the_daemons_own_settings() {
+    let config = parse_str(
+        "t.conf",
+        "mobikex { port = 1500  port_nat_t = 14500  tun = mx7  mtu = 1380  workers = 2  pin = yes  table = 777\n\
+         priority = 100  mark = 0x77  max_child_sas = 1024  cookie_threshold = 0  half_open_limit = 500 }\n",
+    );
+    let d = config.unwrap().daemon;
+    assert_eq!(
+        (d.port, d.port_nat_t, d.tun.as_str(), d.mtu, d.workers, d.pin),
+        (1500, 14_500, "mx7", 1380, Some(2), true)
+    );
+    assert_eq!((d.table, d.priority, d.mark, d.max_child_sas), (777, 100, 0x77, 1024));
+    assert_eq!((d.cookie_threshold, d.half_open_limit), (0, 500));
+}
+
+#[test]
+fn values_keep_their_spaces_and_stop_where_they_should() {
+    for (child, shown) in [
+        ("local_ts = 10.0.0.0/8, 10.1.0.0/16 , dynamic", "10.0.0.0/8 10.1.0.0/16 dynamic"),
+        ("local_ts=10.0.0.0/8# a comment", "10.0.0.0/8"),
+        ("local_ts = 10.0.0.0/8,   10.1.0.0/16", "10.0.0.0/8 10.1.0.0/16"),
+        ("local_ts = 10.0.0.0/8\tmode=tunnel", "10.0.0.0/8"),
+        ("local_ts = \"10.0.0.0/8, 10.1.0.0/16\"  mode = tunnel", "10.0.0.0/8 10.1.0.0/16"),
+        ("local_ts = 10.0.0.0/8\r", "10.0.0.0/8"),
+    ] {
+        let config = parse_str("t.conf", &with("", child)).unwrap_or_else(|e| panic!("{child}: {e:?}"));
+        let ts: Vec<_> = config.connections[0].children[0].local_ts.iter().map(ToString::to_string).collect();
+        assert_eq!(ts.join(" "), shown, "{child}");
+    }
+    // The brace may stand on the next line, and sections of fixed names may be written twice.
+    let text =
+        "connections\n# here\n{\n}\nsecrets { ike1 { secret = a b } }\nsecrets { ike2 { secret = c } }";
+    let config = parse_str("t.conf", text).unwrap();
+    assert_eq!(&*config.secrets[0].secret, b"a b");
+    assert_eq!(config.secrets[1].name, "ike2");
+}
+
+#[test]
+fn mistakes_in_values_say_where_and_what_instead() {
+    for (conn, child, expected) in [
+        (
+            "rekey_tiem = 4h",
+            "",
+            "t.conf:2:1: found unknown option 'rekey_tiem' in a connection; did you mean 'rekey_time'?",
+        ),
+        (
+            "rekey_time = 4w",
+            "",
+            "t.conf:2:14: found '4w' for 'rekey_time'; expected a time such as 90, 90s, 5m, 4h or 1d, at most 3650d",
+        ),
+        (
+            "mobike = yes",
+            "",
+            "t.conf:2:10: 'mobike = yes' is not available in this version; expected 'mobike = no'",
+        ),
+        (
+            "mobike_x = require",
+            "",
+            "t.conf:2:12: 'mobike_x = require' is not available in this version; expected 'mobike_x = no'",
+        ),
+        ("vips = 0.0.0.0", "", "t.conf:2:1: option 'vips' is not available in this version"),
+        ("  paths { scheduler = flow }", "", "t.conf:2:3: section 'paths' is not available in this version"),
+        (
+            "children = net",
+            "",
+            "t.conf:2:1: found unknown option 'children' in a connection; 'children' is a section: write 'children { ... }'",
+        ),
+        (
+            "encap { }",
+            "",
+            "t.conf:2:1: found unknown section 'encap' in a connection; 'encap' is an option: write 'encap = ...'",
+        ),
+        ("encap = maybe", "", "t.conf:2:9: found 'maybe' for 'encap'; expected yes or no"),
+        ("encap =", "", "t.conf:2:8: found no value for option 'encap'; expected one"),
+        (
+            "encap = yes\nencap = yes",
+            "",
+            "t.conf:3:1: option 'encap' is set twice; the first time in t.conf:2",
+        ),
+        (
+            "version = 1",
+            "",
+            "t.conf:2:11: 'version = 1' is not available in this version; expected 'version = 2'",
+        ),
+        (
+            "unique = keep",
+            "",
+            "t.conf:2:10: found 'keep' for 'unique'; expected one of no, replace; this one is not available in this version",
+        ),
+        ("rand_time = 5h", "", "t.conf:2:13: 'rand_time' of 18000 s is longer than 'rekey_time' of 14400 s"),
+        (
+            "remote_addrs = 192.0.2.1,  gw.example.org",
+            "",
+            "t.conf:2:28: found 'gw.example.org' for 'remote_addrs'; expected %any, an address, a prefix or a range of addresses; host names are not available in this version",
+        ),
+        (
+            "local_addrs = 192.0.2.1\nremote_addrs = 2001:db8::1",
+            "",
+            "t.conf:3:16: 'local_addrs' and 'remote_addrs' have no address family in common",
+        ),
+        (
+            "proposals = aes256gcm16-prfsha384-x25519, des-md5-modp768",
+            "",
+            "t.conf:2:43: found 'des-md5-modp768' for 'proposals'; expected algorithms joined by '-', or default: 'des' is not an algorithm that is available here",
+        ),
+        (
+            "local-2 { auth = psk }",
+            "",
+            "t.conf:3:1: a second round of authentication ('local') is not available in this version",
+        ),
+        ("", "updown = /bin/true", "t.conf:6:1: option 'updown' is not available in this version"),
+        (
+            "",
+            "mode = beet",
+            "t.conf:6:8: found 'beet' for 'mode'; expected one of tunnel, transport; this one is not available in this version",
+        ),
+        (
+            "",
+            "replay_window = 32",
+            "t.conf:6:17: found '32' for 'replay_window'; expected a number from 64 to 65536",
+        ),
+        (
+            "",
+            "rekey_time = 1h\nlife_time = 30m",
+            "t.conf:7:13: 'life_time' of 1800 s ends before 'rekey_time' of 3600 s; expected more",
+        ),
+        (
+            "",
+            "rekey_bytes = 2g\nlife_bytes = 1g",
+            "t.conf:7:14: 'life_bytes' 1073741824 is not above 'rekey_bytes' 2147483648; expected more",
+        ),
+        (
+            "",
+            "local_ts = 10.0.0.0/8\nremote_ts = fd00::/8",
+            "t.conf:6:12: 'local_ts' has IPv4 selectors, but 'remote_ts' has none",
+        ),
+        (
+            "",
+            "mode = transport\nlocal_ts = 10.0.0.0/8",
+            "t.conf:7:12: found '10.0.0.0/8' for 'local_ts' in transport mode, which carries only the two ends' own packets; expected dynamic or single addresses",
+        ),
+        (
+            "",
+            "start_action = start",
+            "t.conf:6:16: 'start_action' needs a peer to go to, but 'remote_addrs' has no single address",
+        ),
+        (
+            "",
+            "encap = no",
+            "t.conf:6:9: found 'encap = no' in a child of a connection with 'encap = yes'; expected the same",
+        ),
+        (
+            "",
+            "mode = tunnel encap = yes",
+            "t.conf:6:15: found another '=' in a value; expected at least two spaces or a new line before the next option (or quotes around the value)",
+        ),
+        (
+            "",
+            "local_ts = \"10.0.0.0/8",
+            "t.conf:6:12: found a quoted string that does not end on its line; expected '\"'",
+        ),
+        ("", "mode", "t.conf:6:5: found the end of the line after 'mode'; expected '=' or '{'"),
+        ("", "mode tunnel", "t.conf:6:6: found a word after 'mode'; expected '=' or '{'"),
+        ("", "= tunnel", "t.conf:6:1: found '='; expected a name or '}'"),
+        ("", "} k {", "t.conf:6:3: child 'k' is already defined in t.conf:5"),
+    ] {
+        let found = errors(&with(conn, child));
+        assert!(
+            found.iter().any(|e| e == expected),
+            "{conn}|{child}\n wanted {expected}\n found  {found:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_eq!(
+        errors("connections {\n c {\n remote { id = x }\n }\n}\n"),
+        [
+            "t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'",
+            "t.conf:2:2: connection 'c' has no children; expected 'children { NAME { ... } }'",
+            "t.conf:3:2: section 'remote' has no 'auth', which means pubkey in swanctl.conf; expected 'auth = psk'",
+        ]
+    );
+    let other = with("", "").replace("remote { auth = psk }", "remote { auth = psk  id = b }");
+    assert_eq!(errors(&other), [""; 0]);
+    let other = other.replace("secret = x", "id = a  secret = x");
+    assert_eq!(
+        errors(&other),
+        [
+            "t.conf:1:15: connection 'c' has 'auth = psk', but no secret is for 'b'; expected one in 'secrets { ike-NAME { ... } }'"
+        ]
+    );
+    assert_eq!(
+        errors("secrets { ike-a { id = a } }"),
+        ["t.conf:1:11: secret 'ike-a' has no 'secret'; expected 'secret = ...'"]
+    );
+    assert_eq!(errors("}"), ["t.conf:1:1: found '}' without a section to close"]);
+    assert_eq!(
+        errors("connections {\n a {\n"),
+        ["t.conf:3:1: found the end of the file; expected '}' for section 'a' of t.conf:2"]
+    );
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
+    let text = with("encap = perhaps\nvips = 0.0.0.0", "mode = beet\nfoo = bar");
+    let lines: Vec<u32> = parse_str("t.conf", &text).unwrap_err().iter().map(|e| e.line).collect();
+    assert_eq!(lines, [2, 3, 7, 8]);
+    assert_eq!(
+        errors(
+            "pools { a { addrs = 10.0.0.0/24 } }\nconections { }\nsecrets { eap-1 { } rsa { } }\nmobikex { mtu = 12 }"
+        ),
+        [
+            "t.conf:1:1: section 'pools' is not available in this version",
+            "t.conf:2:1: found unknown section 'conections' in the top level; did you mean 'connections'?",
+            "t.conf:3:11: section 'eap-1' is not available in this version",
+            "t.conf:3:21: section 'rsa' is not available in this version",
+            "t.conf:4:17: found '12' for 'mtu'; expected a number from 576 to 65500",
+        ]
+    );
+}
+
+#[test]
+fn no_message_and_no_view_shows_a_key() {
+    for text in [
+        "secrets { ike { secret = 0xhushhush } }",
+        "secrets { ike { secret = 0s!hushhush } }",
+        "secrets { ike { secret \"hushhush\" } }",
+        "secrets { ike { secret = \"hushhush } }",
+        "secrets { ike { hushhush } }",
+        "secrets { ike { secret = two  hushhush = more } }",
+        "secrets { ike { secret = a hushhush = b } }",
+        "secrets { ike { secret = { hushhush } } }",
+    ] {
+        let found = errors(text);
+        assert!(!found.is_empty(), "{text}");
+        assert!(!found.iter().any(|e| e.contains("hushhush")), "{found:?}");
+    }
+    let config = parse_str("t.conf", "secrets { ike-7 { id = a.example  secret = hushhush } }").unwrap();
+    for view in [config.describe(), serde_json::to_string(&config).unwrap()] {
+        assert!(!view.contains("hushhush") && view.contains("a.example"), "{view}");
+    }
+    assert!(format!("{config:?}").contains("Secret(..)"));
+}
+
+#[test]
+fn the_description_says_what_would_be_done() {
+    let text = parse_str("t.conf", OPERATOR).unwrap().describe();
+    for line in [
+        "connection home: %any === 198.51.100.7, 2001:db8::7",
+        "  we are branch.example.org, the peer must be hq.example.org, both by pre-shared key",
+        "  IKE proposals IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519",
+        "  child home/net: 10.1.0.0/16 === 10.2.0.0/16, tunnel mode",
+        "    rekeyed after 1 h (up to 6 m earlier), closed after 66 m",
+        "    set up at start; set up again when the peer is dead",
+        "secret ike-hq: pre-shared key for hq.example.org",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn the_serialized_form_has_units_in_its_names() {
+    let json = serde_json::to_value(parse_str("t.conf", OPERATOR).unwrap()).unwrap();
+    let conn = &json["connections"][0];
+    assert_eq!(conn["rekey_time_seconds"], 14_400);
+    assert_eq!(conn["children"][0]["local_ts"][0], "10.1.0.0/16");
+    assert_eq!(conn["remote"]["id"], "hq.example.org");
+    assert_eq!(json["secrets"][0]["ids"][0], "hq.example.org");
+    assert!(json["secrets"][0].get("secret").is_none());
+}
+
+#[test]
+fn included_files_count_as_if_written_there() {
+    let dir = std::env::temp_dir().join(format!("mobikex-config-{}", std::process::id()));
+    std::fs::create_dir_all(dir.join("conf.d")).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+    write("main.conf", "include conf.d/*.conf\nmobikex { include mx.conf }\ninclude none.d/*.conf\n");
+    write("mx.conf", "mtu = 1300\n");
+    write("conf.d/a.conf", OPERATOR);
+    write("conf.d/ignored.bak", "what");
+    let config = load(&dir.join("main.conf")).unwrap();
+    assert_eq!((config.daemon.mtu, config.connections.len()), (1300, 1));
+
+    write("conf.d/b.conf", "\nsecrets { ike-hq { secret = again } }\nbogus = 1\n");
+    write("loop.conf", "include loop.conf\ninclude missing.conf\n");
+    let found: Vec<_> = load(&dir.join("main.conf")).unwrap_err().iter().map(ToString::to_string).collect();
+    let b = dir.join("conf.d/b.conf").display().to_string();
+    let a = dir.join("conf.d/a.conf").display().to_string();
+    assert_eq!(
+        found,
+        [
+            format!("{b}:2:11: secret 'ike-hq' is already defined in {a}:17"),
+            format!("{b}:3:1: found unknown option 'bogus' in the top level"),
+        ]
+    );
+    let found: Vec<_> = load(&dir.join("loop.conf")).unwrap_err().iter().map(ToString::to_string).collect();
+    assert!(
+        found[0].contains("loop.conf:1:9: found an include of") && found[0].contains("from inside itself"),
+        "{found:?}"
+    );
+    assert!(found[1].contains("loop.conf:2:9: cannot read"), "{found:?}");
+    std::fs::remove_dir_all(&dir).unwrap();
+    let gone = load(&dir.join("main.conf")).unwrap_err();
+    assert_eq!((gone.len(), gone[0].line), (1, 0));
+}
+
+#[test]
+fn nesting_without_end_is_refused() {
+    let found = errors(&"a { ".repeat(100_000));
+    assert!(found.iter().any(|e| e.contains("nested deeper than 16")), "{found:?}");
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_answered_without_a_panic(text in "(\\PC|[ \\n\\t{}=#\",]){0,200}") {
+        let _ = parse_str("t.conf", &text);
+    }
+
+    #[test]
+    fn any_mutilated_file_is_answered_without_a_panic(
+        which in 0usize..3,
+        cuts in prop::collection::vec((any::<prop::sample::Index>(), "[ \\n{}=#\",0-9a-z%\\[\\]/.:-]{0,3}"), 1..6),
+    ) {
+        let mut text = [OPERATOR, NET2NET, TRANSPORT][which].to_string();
+        for (at, with) in cuts {
+            let at = at.index(text.len());
+            if text.is_char_boundary(at) && text.is_char_boundary(at + 1) {
+                text.replace_range(at..at + 1, &with);
+            }
+        }
+        if let Err(errors) = parse_str("t.conf", &text) {
+            prop_assert!(!errors.is_empty());
+            prop_assert!(errors.iter().all(|e| e.line > 0 && e.column > 0));
+        }
+    }
+}
