@@ -8,16 +8,67 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
+/// The tables of a manifest: (table name, keys at the beginning of its lines).
+fn tables(manifest: &str) -> Vec<(String, Vec<String>)> {
+    let mut tables = vec![(String::new(), Vec::new())];
+    for line in manifest.lines().map(str::trim) {
+        if let Some(name) = line.strip_prefix('[') {
+            tables.push((name.trim_matches(['[', ']']).to_string(), Vec::new()));
+        } else if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
+            let key = key.trim().split('.').next().unwrap_or_default().trim_matches('"');
+            tables.last_mut().unwrap().1.push(key.to_string());
+        }
+    }
+    tables
+}
+
 #[test]
 fn dependencies_between_the_crates_point_one_way() {
-    let names = ["mobikex-common", "mobikex-dataplane", "mobikex"];
-    for (package, allowed) in [("common", 0), ("dataplane", 1), ("control", 2)] {
+    let names = ["mobikex-common", "mobikex-dataplane", "mobikex", "mobikex-benches"];
+    for (package, allowed) in [("common", 0), ("dataplane", 1), ("control", 2), ("benches", 3)] {
         let text = std::fs::read_to_string(root().join(package).join("Cargo.toml")).unwrap();
-        let dependencies = text.split("[dependencies]").nth(1).unwrap();
-        for (index, name) in names.iter().enumerate() {
-            let uses = dependencies.lines().any(|line| line.split(['.', ' ', '=']).next() == Some(name));
-            assert!(!uses || index < allowed, "{package} must not depend on {name}");
+        let mut seen = 0;
+        for (table, keys) in tables(&text) {
+            // Also [dev-dependencies], [build-dependencies], [target.'..'.dependencies] and [dependencies.name].
+            let Some((_, rest)) = table.split_once("dependencies") else { continue };
+            seen += 1;
+            for key in keys.iter().map(String::as_str).chain(rest.strip_prefix('.')) {
+                let ours = names.iter().position(|name| *name == key);
+                assert!(
+                    ours.is_none_or(|index| index < allowed),
+                    "{package} must not depend on {key} ({table})"
+                );
+            }
         }
+        assert!(seen > 0, "{package} has no dependencies at all? then this test looks in the wrong place");
+    }
+}
+
+#[test]
+fn the_top_level_holds_only_what_was_agreed() {
+    let allowed = [
+        "Cargo.toml",
+        "Cargo.lock",
+        "control",
+        "dataplane",
+        "common",
+        "benches",
+        "scripts",
+        "README.md",
+        "ARCHITECTURE.md",
+        "CHANGELOG.md",
+        "LICENSE-MIT",
+        "LICENSE-APACHE",
+        "clippy.toml",
+        "rustfmt.toml",
+        "target",
+    ];
+    for entry in std::fs::read_dir(root()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        assert!(
+            name.starts_with('.') || allowed.contains(&name.as_str()),
+            "{name} does not belong at the top level"
+        );
     }
 }
 
