@@ -120,6 +120,11 @@ impl<'a> Cursor<'a> {
         self.take_while(in_name)
     }
 
+    /// Passes the names after a `:`.
+    pub(super) fn skip_references(&mut self) {
+        self.take_while(|c| in_name(c) || is_blank(c) || c == ':' || c == ',');
+    }
+
     /// What a person sees here. A name is not shown: it could be a misplaced secret.
     pub(super) fn describe_next(&self) -> String {
         match self.peek() {
@@ -169,14 +174,14 @@ impl<'a> Cursor<'a> {
             value.pieces.push((value.text.len(), start));
             match self.peek() {
                 Some('"') => self.quoted(&mut value.text)?,
-                Some('{') => {
+                Some('{') if self.rest[1..].starts_with(|c: char| c.is_whitespace()) => {
                     return Err((
                         start,
                         "found '{' in a value; expected the value's end, or quotes around it".into(),
                     ));
                 }
                 _ => {
-                    let word = self.take_while(|c| !c.is_whitespace() && !"#{}\"".contains(c));
+                    let word = self.take_while(|c| !c.is_whitespace() && !"#}\"".contains(c));
                     if word.is_empty() {
                         // White space of other alphabets; it separates words like a blank.
                         self.bump();

@@ -60,7 +60,7 @@ pub(super) const DAEMON: SectionSpec = SectionSpec {
 pub(super) const CONNECTION: SectionSpec = SectionSpec {
     what: "a connection",
     settings: &[
-        ("version", Only(&["2"])),
+        ("version", Only(&["2", "0"])),
         ("local_addrs", Here),
         ("remote_addrs", Here),
         ("local_port", Here),
@@ -153,6 +153,7 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("sha256_96", NO),
         ("tfc_padding", ZERO),
         ("ah_proposals", Absent),
+        ("icmp", Absent),
         ("if_id_in", Absent),
         ("if_id_out", Absent),
         ("interface", Absent),

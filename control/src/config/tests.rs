@@ -67,6 +67,7 @@ secrets {
       secret = 0sv+NkxY9LLZvwj4qCC2o/gGrWDF2d21jL
    }
    ike-2 { secret = "a \"quoted\" key # with all" }
+   ike-3 { secret = un{quoted= }
 }
 "#;
 
@@ -129,6 +130,7 @@ fn a_net_to_net_file_of_swanctl_loads() {
     assert_eq!(config.secrets[0].ids.len(), 2);
     assert_eq!(config.secrets[0].secret.len(), 24);
     assert_eq!(&*config.secrets[1].secret, b"a \"quoted\" key # with all");
+    assert_eq!(&*config.secrets[2].secret, b"un{quoted=");
 }
 
 #[test]
@@ -141,6 +143,13 @@ fn a_transport_file_of_swanctl_loads() {
     );
     assert_eq!(child.copy_dscp, CopyDscp::No);
     assert_eq!(child.local_ts[0].to_string(), "dynamic");
+}
+
+#[test]
+fn a_trap_stays_for_the_next_packet() {
+    let text = with("remote_addrs = 192.0.2.1", "start_action = trap\nclose_action = trap");
+    let child = &parse_str("t.conf", &text).unwrap().connections[0].children[0];
+    assert_eq!((child.start_action, child.close_action), (StartAction::Trap, StartAction::Trap));
 }
 
 #[test]
@@ -318,6 +327,11 @@ fn mistakes_in_values_say_where_and_what_instead() {
         ("", "mode", "t.conf:6:5: found the end of the line after 'mode'; expected '=' or '{'"),
         ("", "mode tunnel", "t.conf:6:6: found a word after 'mode'; expected '=' or '{'"),
         ("", "= tunnel", "t.conf:6:1: found '='; expected a name or '}'"),
+        (
+            "",
+            "close_action = trap",
+            "t.conf:6:16: 'close_action = trap' is available in this version only beside 'start_action = trap'",
+        ),
         ("", "} k {", "t.conf:6:3: child 'k' is already defined in t.conf:5"),
     ] {
         let found = errors(&with(conn, child));
@@ -350,6 +364,14 @@ fn what_is_missing_is_named() {
     assert_eq!(
         errors("secrets { ike-a { id = a } }"),
         ["t.conf:1:11: secret 'ike-a' has no 'secret'; expected 'secret = ...'"]
+    );
+    // What refers to another section is still read, so that nothing after it is taken for a mistake.
+    assert_eq!(
+        errors("connections {\n a : b, c.d {\n vips = ::\n }\n}\n"),
+        [
+            "t.conf:2:4: references to other sections (':') are not available in this version",
+            "t.conf:3:2: option 'vips' is not available in this version",
+        ]
     );
     assert_eq!(errors("}"), ["t.conf:1:1: found '}' without a section to close"]);
     assert_eq!(

@@ -157,6 +157,11 @@ impl Reader<'_> {
                 }
                 _ => {}
             }
+            if cursor.peek() == Some(':') {
+                let message = "references to other sections (':') are not available in this version";
+                self.issues.push(cursor.pos(), message);
+                cursor.skip_references();
+            }
             if cursor.peek() == Some('{') {
                 cursor.bump();
                 if depth >= MAX_DEPTH {
@@ -168,10 +173,6 @@ impl Reader<'_> {
                 let closed = self.entries(cursor, path, &mut section, depth + 1, secret);
                 into.sections.push(section);
                 closed?;
-            } else if cursor.peek() == Some(':') {
-                let at = cursor.pos();
-                self.issues.push(at, "references to other sections (':') are not available in this version");
-                cursor.skip_line();
             } else {
                 let found = cursor.describe_next();
                 self.issues.push(cursor.pos(), format!("found {found} after {shown}; expected '=' or '{{'"));
