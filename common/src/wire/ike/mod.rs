@@ -17,3 +17,6 @@ pub use registries::{
     ProtocolId,
 };
 pub use sa::{Proposal, Transform};
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use crate::wire::reader::Reader;
 
 const MAX_PROPOSALS: usize = 64;
 const MAX_TRANSFORMS: usize = 128;
+const MAX_ATTRIBUTES: usize = 16;
 const KEY_LENGTH: u16 = 14;
 /// The attribute format bit: type and value only, without a length.
 const TV: u16 = 0x8000;
@@ -41,6 +42,9 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<Proposal>, WireError> {
     let mut r = Reader::new(body, "a proposal");
     let mut proposals = Vec::new();
     loop {
+        if proposals.len() == MAX_PROPOSALS {
+            return Err(WireError::TooMany { what: "proposals", limit: MAX_PROPOSALS });
+        }
         let last = last_flag(r.u8()?, 2, "a proposal's last-substructure field")?;
         r.u8()?;
         let length = r.u16()?;
@@ -48,9 +52,6 @@ pub(super) fn parse(body: &[u8]) -> Result<Vec<Proposal>, WireError> {
         let (number, protocol, spi_len, count) = (p.u8()?, ProtocolId(p.u8()?), p.u8()?, p.u8()?);
         let spi = p.take(usize::from(spi_len))?.to_vec();
         let transforms = parse_transforms(&mut p, usize::from(count))?;
-        if proposals.len() == MAX_PROPOSALS {
-            return Err(WireError::TooMany { what: "proposals", limit: MAX_PROPOSALS });
-        }
         proposals.push(Proposal { number, protocol, spi, transforms });
         match (last, r.is_empty()) {
             (true, true) => return Ok(proposals),
@@ -85,6 +86,9 @@ fn parse_transforms(p: &mut Reader<'_>, count: usize) -> Result<Vec<Transform>, 
         let (mut key_bits, mut other_attributes) = (None, Vec::new());
         while !t.is_empty() {
             let (kind, value) = (t.u16()?, t.u16()?);
+            if other_attributes.len() == MAX_ATTRIBUTES {
+                return Err(WireError::TooMany { what: "attributes of a transform", limit: MAX_ATTRIBUTES });
+            }
             match kind {
                 k if k == TV | KEY_LENGTH && key_bits.is_none() => key_bits = Some(value),
                 k if k & TV != 0 => other_attributes.push((k, value.to_be_bytes().to_vec())),
@@ -135,6 +139,6 @@ pub(super) fn emit(proposals: &[Proposal]) -> Vec<u8> {
 
 fn substructure(out: &mut Vec<u8>, more: u8, body: &[u8]) {
     out.extend_from_slice(&[more, 0]);
-    out.extend_from_slice(&(body.len() as u16 + 4).to_be_bytes());
+    out.extend_from_slice(&((body.len() + 4) as u16).to_be_bytes());
     out.extend_from_slice(body);
 }
