@@ -34,6 +34,8 @@ drop_reasons! {
     OutNoPolicy, "out_no_policy", "No policy covers a packet from the TUN device.";
     OutNoSa, "out_no_sa", "A policy covers the packet but its SA is not up yet.";
     OutTooBig, "out_too_big", "The packet does not fit the path MTU and must not be fragmented; the sender was told.";
+    OutFragment, "out_fragment", "A fragment cannot be protected in transport mode.";
+    OutHeaders, "out_headers", "IPv4 options or IPv6 extension headers that transport mode would have to leave outside ESP.";
     OutSequenceExhausted, "out_sequence_exhausted", "The SA has used all its sequence numbers.";
     OutHardLimit, "out_hard_limit", "The SA has reached its volume limit.";
     OutNoPath, "out_no_path", "The SA has no usable pair of outer addresses.";

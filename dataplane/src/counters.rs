@@ -1,0 +1,187 @@
+//! Counters that workers keep and the control thread reads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+use mobikex_common::addr::Path;
+use mobikex_common::drop::DropReason;
+use serde::{Serialize, Serializer};
+
+/// One worker's drops by reason. Only its worker writes, so that an increment is a load and a store.
+#[derive(Debug, Default)]
+pub struct DropCounters(CachePadded<[AtomicU64; DropReason::ALL.len()]>);
+
+impl DropCounters {
+    /// All zero.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts one drop. To be called by the owning worker alone.
+    pub fn add(&self, reason: DropReason) {
+        add_alone(&self.0[reason as usize], 1);
+    }
+}
+
+/// Drops by reason, summed over the workers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DropCounts([u64; DropReason::ALL.len()]);
+
+impl DropCounts {
+    /// Adds up the workers' counters.
+    pub fn sum<'a>(workers: impl IntoIterator<Item = &'a DropCounters>) -> Self {
+        let mut total = [0; DropReason::ALL.len()];
+        for worker in workers {
+            for (sum, counter) in total.iter_mut().zip(worker.0.iter()) {
+                *sum += counter.load(Ordering::Relaxed);
+            }
+        }
+        Self(total)
+    }
+
+    /// Drops for one reason.
+    pub fn get(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Every reason with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().map(|reason| (*reason, self.get(*reason)))
+    }
+}
+
+impl Serialize for DropCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(reason, count)| (reason.name(), count)))
+    }
+}
+
+/// Traffic of one direction of an SA, in inner packets.
+#[derive(Debug, Default)]
+pub struct SaCounters {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+    last_ms: AtomicU64,
+}
+
+impl SaCounters {
+    /// Counts a packet of `bytes` octets and returns the totals after it (packets, octets).
+    pub(crate) fn add(&self, bytes: usize) -> (u64, u64) {
+        let packets = self.packets.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+        (packets, bytes)
+    }
+
+    /// Packets so far.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    /// Octets of inner packets so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Notes that there was traffic at `now_ms` on the workers' coarse clock (read once per batch).
+    pub fn stamp(&self, now_ms: u64) {
+        self.last_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    /// The latest [`Self::stamp`]; 0 before the first.
+    pub fn last_ms(&self) -> u64 {
+        self.last_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// Traffic of one pair of outer addresses, in ESP packets. Survives changes of the address set that keep it.
+#[derive(Debug, Default)]
+pub struct PathCounters {
+    packets_in: AtomicU64,
+    bytes_in: AtomicU64,
+    packets_out: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+impl PathCounters {
+    /// Counts one authentic ESP packet from the peer.
+    pub fn count_in(&self, bytes: usize) {
+        self.packets_in.fetch_add(1, Ordering::Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Counts `packets` ESP packets, of `bytes` octets together, handed to the network.
+    pub fn count_out(&self, packets: u64, bytes: usize) {
+        self.packets_out.fetch_add(packets, Ordering::Relaxed);
+        self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self, path: Path) -> PathStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PathStats {
+            path,
+            packets_in: read(&self.packets_in),
+            bytes_in: read(&self.bytes_in),
+            packets_out: read(&self.packets_out),
+            bytes_out: read(&self.bytes_out),
+        }
+    }
+}
+
+/// A reading of [`PathCounters`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+pub struct PathStats {
+    /// Which pair of addresses.
+    pub path: Path,
+    /// Authentic ESP packets received on it.
+    pub packets_in: u64,
+    /// Their octets, from the ESP header to the ICV.
+    pub bytes_in: u64,
+    /// ESP packets sent on it.
+    pub packets_out: u64,
+    /// Their octets, from the ESP header to the ICV.
+    pub bytes_out: u64,
+}
+
+/// What a Child SA has carried.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct ChildStats {
+    /// Octets of inner packets received.
+    pub bytes_in: u64,
+    /// Inner packets received.
+    pub packets_in: u64,
+    /// Octets of inner packets sent.
+    pub bytes_out: u64,
+    /// Inner packets sent.
+    pub packets_out: u64,
+    /// Coarse milliseconds since start at the last packet received; 0 if none.
+    pub last_in: u64,
+    /// Coarse milliseconds since start at the last packet sent; 0 if none.
+    pub last_out: u64,
+    /// The last sequence number given out.
+    pub seq_out: u64,
+    /// The highest authentic sequence number received.
+    pub replay_highest: u64,
+    /// By pair of outer addresses, those of the current set.
+    pub paths: Vec<PathStats>,
+}
+
+/// An increment by the only writer: no read-modify-write cycle on the bus.
+fn add_alone(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drops_are_summed_over_workers() {
+        let (a, b) = (DropCounters::new(), DropCounters::new());
+        a.add(DropReason::InNoSa);
+        b.add(DropReason::InNoSa);
+        b.add(DropReason::OutNoSa);
+        let sum = DropCounts::sum([&a, &b]);
+        assert_eq!((sum.get(DropReason::InNoSa), sum.get(DropReason::OutNoSa)), (2, 1));
+        assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 3);
+    }
+}

@@ -1,0 +1,152 @@
+//! Inbound: an ESP packet becomes an IP packet (RFC 4303 3.4), checked in the order of RFC 4301 5.2: sequence
+//! number, integrity, padding, next header, selectors.
+
+use std::net::IpAddr;
+use std::ops::Range;
+
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::Mode;
+use mobikex_common::wire::esp::{Header, NEXT_HEADER_DUMMY, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN};
+use mobikex_common::wire::ip::Packet;
+
+use super::{Authenticated, Covered, ReplayWindow, ecn, transport};
+use crate::published::Guard;
+use crate::sad::InboundSa;
+
+/// Octets that must be free in front of the ESP packet, so that transport mode can put an IP header before the
+/// payload: an IPv6 header less what the ESP header and the shortest IV leave.
+pub const HEADROOM: usize = 24;
+
+/// What the outer header of an ESP packet said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OuterInfo {
+    /// The peer's address as we see it.
+    pub src: IpAddr,
+    /// Our address.
+    pub dst: IpAddr,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// The packet came in UDP (RFC 3948).
+    pub encap: bool,
+}
+
+/// An authentic inner packet that fits the SA.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Opened {
+    /// Where the IP packet lies in the buffer.
+    pub range: Range<usize>,
+    /// Its sequence number, with the high half of ESN.
+    pub sequence: u64,
+    /// It is the newest of the SA so far.
+    pub newest: bool,
+}
+
+/// Opens the ESP packet at `esp` in `buffer`, in place. [`HEADROOM`] octets before it may be overwritten. The
+/// caller has found `sa` by the packet's SPI, and `replay` is its window.
+///
+/// # Errors
+/// Why the packet must be dropped. Up to and including a failed integrity check nothing has changed but the
+/// buffer.
+pub fn open(
+    sa: &InboundSa,
+    replay: &mut ReplayWindow,
+    buffer: &mut [u8],
+    esp: Range<usize>,
+    outer: &OuterInfo,
+    guard: &Guard,
+) -> Result<Opened, DropReason> {
+    let esp_len = esp.len();
+    let packet = buffer.get_mut(esp.clone()).ok_or(DropReason::InTooShort)?;
+    let cipher = sa.cipher();
+    let overhead = Header::LEN + cipher.iv_len() + cipher.icv_len();
+    let text_len = packet.len().checked_sub(overhead).ok_or(DropReason::InTooShort)?;
+    // At least one block; whatever is no multiple cannot have been made by a sender (RFC 4303 2.4).
+    if text_len < TRAILER_LEN || text_len % cipher.block_len() != 0 {
+        return Err(DropReason::InTooShort);
+    }
+    let header = Header::parse(packet).map_err(|_| DropReason::InTooShort)?;
+    if header.spi != sa.spi() {
+        return Err(DropReason::InNoSa);
+    }
+    sa.within_limits()?;
+    let seq = if sa.esn() { replay.infer_esn(header.seq) } else { header.seq.into() };
+    replay.check(seq)?;
+
+    let (iv, rest) = packet[Header::LEN..].split_at_mut(cipher.iv_len());
+    let (text, icv) = rest.split_at_mut(text_len);
+    let covered = Covered::new(sa.spi().to_be_bytes(), seq, sa.esn(), cipher.cipher().is_aead());
+    cipher.open(iv, covered.head(), covered.tail(), text, icv).map_err(|_| DropReason::InAuthFailed)?;
+    let newest = seq > replay.highest();
+    replay.commit(Authenticated(seq));
+    sa.authentic(replay.highest());
+    let paths = sa.addresses().load(guard);
+    if let Some(counters) = paths.and_then(|paths| paths.counters_of(outer.dst, outer.src)) {
+        counters.count_in(esp_len);
+    }
+
+    let (payload_len, next_header) = unpad(text)?;
+    if next_header == NEXT_HEADER_DUMMY {
+        return Err(DropReason::InDummy);
+    }
+    let start = esp.start + Header::LEN + cipher.iv_len();
+    let payload = start..start + payload_len;
+    let range = match sa.mode() {
+        Mode::Tunnel => tunnelled(sa, buffer, payload, next_header, outer.tos)?,
+        Mode::Transport => {
+            let (src, dst) = sa.transport_addresses(outer, paths).ok_or(DropReason::InSourceMismatch)?;
+            let first = start.checked_sub(transport::header_len(src)).ok_or(DropReason::InTooShort)?;
+            let range = first..payload.end;
+            let packet = &mut buffer[range.clone()];
+            transport::rebuild(packet, src, dst, outer.tos, next_header)?;
+            let inner = Packet::parse(packet).map_err(|_| DropReason::InBadInner)?;
+            if inner.is_fragment() {
+                return Err(DropReason::InBadNextHeader);
+            }
+            if !sa.selectors().match_inbound(&inner) {
+                return Err(DropReason::InSelectorMismatch);
+            }
+            if outer.encap {
+                transport::repair_checksum(packet);
+            }
+            range
+        }
+    };
+    sa.count(range.len());
+    Ok(Opened { range, sequence: seq, newest })
+}
+
+/// The inner packet of tunnel mode; octets after its end are TFC padding (RFC 4303 2.7) and left out.
+fn tunnelled(
+    sa: &InboundSa,
+    buffer: &mut [u8],
+    payload: Range<usize>,
+    next_header: u8,
+    outer_tos: u8,
+) -> Result<Range<usize>, DropReason> {
+    if !matches!(next_header, NEXT_HEADER_IPV4 | NEXT_HEADER_IPV6) {
+        return Err(DropReason::InBadNextHeader);
+    }
+    let start = payload.start;
+    let inner = Packet::parse(&buffer[payload]).map_err(|_| DropReason::InBadInner)?;
+    if inner.is_ipv4() != (next_header == NEXT_HEADER_IPV4) {
+        return Err(DropReason::InBadNextHeader);
+    }
+    if !sa.selectors().match_inbound(&inner) {
+        return Err(DropReason::InSelectorMismatch);
+    }
+    let tos = ecn::inner(inner.tos, outer_tos, sa.copy_dscp())?;
+    let (before, range) = (inner.tos, start..start + inner.total_len);
+    if tos != before {
+        ecn::rewrite(&mut buffer[range.clone()], tos);
+    }
+    Ok(range)
+}
+
+/// Verifies the padding (RFC 4303 2.4: the receiver SHOULD inspect it) and returns the length of what it follows
+/// and the Next Header.
+fn unpad(text: &[u8]) -> Result<(usize, u8), DropReason> {
+    let [rest @ .., pad_len, next_header] = text else { return Err(DropReason::InBadPadding) };
+    let payload_len = rest.len().checked_sub(usize::from(*pad_len)).ok_or(DropReason::InBadPadding)?;
+    let counted = rest[payload_len..].iter().zip(1u8..).all(|(octet, n)| *octet == n);
+    if counted { Ok((payload_len, *next_header)) } else { Err(DropReason::InBadPadding) }
+}

@@ -1,0 +1,167 @@
+//! The inbound half of a Child SA.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mobikex_common::crypto::{CryptoError, PacketCipher};
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, VolumeLimits};
+use mobikex_common::spi::Spi;
+use mobikex_common::ts::TrafficSelector;
+
+use super::{Events, SaEvent, Selectors};
+use crate::counters::SaCounters;
+use crate::esp::OuterInfo;
+use crate::paths::{Addresses, PathSet};
+
+/// Packets from the peer. All but counters and addresses is fixed when the SA is made; the replay window belongs
+/// to the worker (`esp::ReplayTable`).
+pub struct InboundSa {
+    cipher: PacketCipher,
+    spi: Spi,
+    id: ChildSaId,
+    policy: PolicyId,
+    mode: Mode,
+    esn: bool,
+    copy_dscp: CopyDscp,
+    replay_window: u32,
+    limits: VolumeLimits,
+    selectors: Selectors,
+    addresses: Arc<Addresses>,
+    counters: SaCounters,
+    highest: AtomicU64,
+    events: Events,
+}
+
+impl InboundSa {
+    /// The inbound half of `params`.
+    ///
+    /// # Errors
+    /// When a key does not fit its algorithm.
+    pub fn new(params: &ChildSaParams, addresses: Arc<Addresses>) -> Result<Self, CryptoError> {
+        let (suite, keys) = (&params.suite, &params.keys_in);
+        Ok(Self {
+            cipher: PacketCipher::new(suite.cipher, suite.integrity, &keys.encryption, &keys.integrity)?,
+            spi: params.spi_in,
+            id: params.id,
+            policy: params.policy,
+            mode: params.mode,
+            esn: suite.esn,
+            copy_dscp: params.copy_dscp,
+            replay_window: params.replay_window,
+            limits: params.limits,
+            selectors: params.into(),
+            addresses,
+            counters: SaCounters::default(),
+            highest: AtomicU64::new(0),
+            events: Events::default(),
+        })
+    }
+
+    /// The SPI that the peer uses.
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The Child SA.
+    pub fn id(&self) -> ChildSaId {
+        self.id
+    }
+
+    /// The policy that it serves.
+    pub fn policy(&self) -> PolicyId {
+        self.policy
+    }
+
+    /// Tunnel or transport.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What it may carry.
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// The current outer addresses.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What it has carried.
+    pub fn counters(&self) -> &SaCounters {
+        &self.counters
+    }
+
+    /// The replay window in packets.
+    pub fn replay_window(&self) -> u32 {
+        self.replay_window
+    }
+
+    /// The highest authentic sequence number; 0 before the first.
+    pub fn highest(&self) -> u64 {
+        self.highest.load(Ordering::Relaxed)
+    }
+
+    /// Events since the last call; cheap when there are none.
+    pub fn take_events(&self) -> impl Iterator<Item = SaEvent> + use<> {
+        self.events.take()
+    }
+
+    pub(crate) fn cipher(&self) -> &PacketCipher {
+        &self.cipher
+    }
+
+    pub(crate) fn esn(&self) -> bool {
+        self.esn
+    }
+
+    pub(crate) fn copy_dscp(&self) -> CopyDscp {
+        self.copy_dscp
+    }
+
+    pub(crate) fn within_limits(&self) -> Result<(), DropReason> {
+        let totals = (self.counters.packets(), self.counters.bytes());
+        if self.events.judge(&self.limits, totals) { Ok(()) } else { Err(DropReason::InHardLimit) }
+    }
+
+    /// A packet passed the integrity check.
+    pub(crate) fn authentic(&self, highest: u64) {
+        self.highest.store(highest, Ordering::Relaxed);
+        self.events.raise(SaEvent::FirstInbound);
+    }
+
+    /// A packet passed every check.
+    pub(crate) fn count(&self, bytes: usize) {
+        let totals = self.counters.add(bytes);
+        self.events.judge(&self.limits, totals);
+    }
+
+    /// The addresses of a packet in transport mode. Where the selectors leave no choice they decide, so that a
+    /// NAT or a forged outer header cannot; otherwise the outer addresses do, if they are of the SA's set.
+    pub(crate) fn transport_addresses(
+        &self,
+        outer: &OuterInfo,
+        paths: Option<&PathSet>,
+    ) -> Option<(IpAddr, IpAddr)> {
+        let paths =
+            |found: fn(&PathSet, IpAddr) -> bool, addr| paths.filter(|set| found(set, addr)).map(|_| addr);
+        let src = only_host(self.selectors.remote()).or_else(|| paths(PathSet::has_remote, outer.src))?;
+        let dst = only_host(self.selectors.local()).or_else(|| paths(PathSet::has_local, outer.dst))?;
+        Some((src, dst))
+    }
+}
+
+/// The address that all selectors name, if it is one.
+fn only_host(selectors: &[TrafficSelector]) -> Option<IpAddr> {
+    let first = selectors.first()?.start;
+    selectors.iter().all(|ts| ts.start == first && ts.end == first).then_some(first)
+}
+
+impl fmt::Debug for InboundSa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboundSa").field("id", &self.id).field("spi", &self.spi).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,218 @@
+//! The outbound half of a Child SA, and its sequence numbers.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crossbeam::utils::CachePadded;
+use mobikex_common::crypto::{CryptoError, PacketCipher};
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, VolumeLimits};
+use mobikex_common::spi::Spi;
+use mobikex_common::wire::esp::{Header, TRAILER_LEN};
+
+use super::{Events, SaEvent, Selectors};
+use crate::counters::SaCounters;
+use crate::paths::Addresses;
+
+/// Packets to the peer. All but counters, numbers and addresses is fixed when the SA is made.
+pub struct OutboundSa {
+    cipher: PacketCipher,
+    spi: Spi,
+    id: ChildSaId,
+    policy: PolicyId,
+    mode: Mode,
+    esn: bool,
+    copy_df: bool,
+    copy_dscp: CopyDscp,
+    limits: VolumeLimits,
+    selectors: Selectors,
+    addresses: Arc<Addresses>,
+    /// The last number given out. Every nonce of the key comes from here.
+    sequence: CachePadded<AtomicU64>,
+    counters: SaCounters,
+    events: Events,
+}
+
+impl OutboundSa {
+    /// The outbound half of `params`.
+    ///
+    /// # Errors
+    /// When a key does not fit its algorithm.
+    pub fn new(params: &ChildSaParams, addresses: Arc<Addresses>) -> Result<Self, CryptoError> {
+        let (suite, keys) = (&params.suite, &params.keys_out);
+        Ok(Self {
+            cipher: PacketCipher::new(suite.cipher, suite.integrity, &keys.encryption, &keys.integrity)?,
+            spi: params.spi_out,
+            id: params.id,
+            policy: params.policy,
+            mode: params.mode,
+            esn: suite.esn,
+            copy_df: params.copy_df,
+            copy_dscp: params.copy_dscp,
+            limits: params.limits,
+            selectors: params.into(),
+            addresses,
+            sequence: CachePadded::new(AtomicU64::new(0)),
+            counters: SaCounters::default(),
+            events: Events::default(),
+        })
+    }
+
+    /// The SPI that the peer has chosen.
+    pub fn spi(&self) -> Spi {
+        self.spi
+    }
+
+    /// The Child SA.
+    pub fn id(&self) -> ChildSaId {
+        self.id
+    }
+
+    /// The policy that it serves.
+    pub fn policy(&self) -> PolicyId {
+        self.policy
+    }
+
+    /// Tunnel or transport.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// What it may carry.
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
+    }
+
+    /// The current outer addresses.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// What it has carried.
+    pub fn counters(&self) -> &SaCounters {
+        &self.counters
+    }
+
+    /// The last sequence number given out.
+    pub fn sequence(&self) -> u64 {
+        self.sequence.load(Ordering::Relaxed)
+    }
+
+    /// Events since the last call; cheap when there are none.
+    pub fn take_events(&self) -> impl Iterator<Item = SaEvent> + use<> {
+        self.events.take()
+    }
+
+    /// Octets of the ESP packet for `payload_len` octets of plaintext (in tunnel mode the whole inner packet).
+    pub fn sealed_len(&self, payload_len: usize) -> usize {
+        let text = (payload_len + TRAILER_LEN).next_multiple_of(self.cipher.block_len());
+        Header::LEN + self.cipher.iv_len() + text + self.cipher.icv_len()
+    }
+
+    /// The most plaintext that an ESP packet of `sealed_len` octets holds.
+    pub fn max_payload(&self, sealed_len: usize) -> usize {
+        let block = self.cipher.block_len();
+        let text = sealed_len.saturating_sub(Header::LEN + self.cipher.iv_len() + self.cipher.icv_len());
+        (text / block * block).saturating_sub(TRAILER_LEN)
+    }
+
+    /// The next sequence number.
+    ///
+    /// # Errors
+    /// When the last one has been used: a number, and with it a nonce, is never given out twice (RFC 4303 3.3.3).
+    pub fn next_sequence(&self) -> Result<SequenceNumber, DropReason> {
+        self.reserve(1)?.next().ok_or(DropReason::OutSequenceExhausted)
+    }
+
+    /// Up to `count` consecutive numbers for one worker; fewer when the SA runs out. Those that are not used are
+    /// lost.
+    ///
+    /// # Errors
+    /// When none is left.
+    pub fn reserve(&self, count: u32) -> Result<SequenceNumbers, DropReason> {
+        let max = self.last_sequence();
+        let count = u64::from(count);
+        let taken = self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+            (last < max).then(|| last + count.min(max - last))
+        });
+        let Ok(before) = taken else {
+            self.events.raise(SaEvent::SequenceExhausted);
+            return Err(DropReason::OutSequenceExhausted);
+        };
+        // A sixteenth of the space is left to complete a rekeying.
+        if before >= max - max / 16 {
+            self.events.raise(SaEvent::SoftLimit);
+        }
+        Ok(SequenceNumbers { sa: self.id, last: before, left: count.min(max - before) })
+    }
+
+    fn last_sequence(&self) -> u64 {
+        if self.esn { u64::MAX } else { u32::MAX.into() }
+    }
+
+    pub(crate) fn cipher(&self) -> &PacketCipher {
+        &self.cipher
+    }
+
+    pub(crate) fn esn(&self) -> bool {
+        self.esn
+    }
+
+    pub(crate) fn copy_df(&self) -> bool {
+        self.copy_df
+    }
+
+    pub(crate) fn copy_dscp(&self) -> CopyDscp {
+        self.copy_dscp
+    }
+
+    pub(crate) fn within_limits(&self) -> Result<(), DropReason> {
+        let totals = (self.counters.packets(), self.counters.bytes());
+        if self.events.judge(&self.limits, totals) { Ok(()) } else { Err(DropReason::OutHardLimit) }
+    }
+
+    pub(crate) fn count(&self, bytes: usize) {
+        let totals = self.counters.add(bytes);
+        self.events.judge(&self.limits, totals);
+    }
+}
+
+impl fmt::Debug for OutboundSa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboundSa").field("id", &self.id).field("spi", &self.spi).finish_non_exhaustive()
+    }
+}
+
+/// One sequence number of one SA. It is neither copied nor made anywhere but in the SA's allocator, and sealing
+/// consumes it, so that no two packets of a key can share a nonce.
+#[derive(Debug)]
+pub struct SequenceNumber {
+    sa: ChildSaId,
+    seq: u64,
+}
+
+impl SequenceNumber {
+    /// Spends the number, if it is one of `sa`.
+    pub(crate) fn take(self, sa: ChildSaId) -> Option<u64> {
+        (self.sa == sa).then_some(self.seq)
+    }
+}
+
+/// A run of reserved numbers, in ascending order.
+#[derive(Debug)]
+pub struct SequenceNumbers {
+    sa: ChildSaId,
+    last: u64,
+    left: u64,
+}
+
+impl Iterator for SequenceNumbers {
+    type Item = SequenceNumber;
+
+    fn next(&mut self) -> Option<SequenceNumber> {
+        self.left = self.left.checked_sub(1)?;
+        self.last += 1;
+        Some(SequenceNumber { sa: self.sa, seq: self.last })
+    }
+}

@@ -1,0 +1,274 @@
+//! The Security Policy Database (RFC 4301 4.4.1), outbound: which policy a packet falls under.
+//!
+//! Policies are found by destination prefix. Prefixes live in a hash table of fixed size; each bucket is an
+//! immutable value that is published whole, so a change costs one bucket however many policies there are, and
+//! readers never wait. A lookup tries the prefix lengths in use, longest first; within a prefix the most specific
+//! policy comes first, then the oldest (RFC 4301 asks for an ordered database; this is its order).
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use mobikex_common::sa::PolicyId;
+use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::ip::Packet;
+
+use crate::paths::{SEED, fold};
+use crate::published::{Guard, Published};
+use crate::sad::{OutboundSa, Selectors};
+
+/// What a lookup found.
+#[derive(Clone, Copy, Debug)]
+pub enum Lookup<'a> {
+    /// Seal the packet for this SA.
+    Sa(&'a Arc<OutboundSa>),
+    /// A policy covers the packet, but none of its SAs can carry it now.
+    NoSa(PolicyId),
+    /// No policy covers the packet.
+    NoPolicy,
+}
+
+/// A policy: what it covers, and the SA that carries its traffic now.
+#[derive(Debug)]
+pub(crate) struct Policy {
+    pub(crate) id: PolicyId,
+    /// The trap's selectors and those of each installed SA.
+    covers: Published<Vec<Selectors>>,
+    active: Published<Arc<OutboundSa>>,
+}
+
+impl Policy {
+    pub(crate) fn new(id: PolicyId) -> Self {
+        Self { id, covers: Published::empty(), active: Published::empty() }
+    }
+
+    /// The SA in use for sending.
+    pub(crate) fn active<'a>(&'a self, guard: &'a Guard) -> Option<&'a Arc<OutboundSa>> {
+        self.active.load(guard)
+    }
+
+    pub(crate) fn set_active(&self, sa: Option<Arc<OutboundSa>>) {
+        self.active.replace(sa);
+    }
+
+    pub(crate) fn set_covers(&self, covers: Vec<Selectors>) {
+        self.covers.replace(Some(covers));
+    }
+
+    fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Option<Lookup<'a>> {
+        if let Some(sa) = self.active.load(guard).filter(|sa| sa.selectors().match_outbound(packet)) {
+            return Some(Lookup::Sa(sa));
+        }
+        let covered = self.covers.load(guard)?.iter().any(|selectors| selectors.match_outbound(packet));
+        covered.then_some(Lookup::NoSa(self.id))
+    }
+}
+
+/// A destination prefix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct Prefix {
+    addr: IpAddr,
+    len: u8,
+}
+
+impl Prefix {
+    fn of(addr: IpAddr, len: u8) -> Self {
+        let masked = match addr {
+            IpAddr::V4(a) => {
+                let mask = !u32::MAX.checked_shr(len.into()).unwrap_or(0);
+                IpAddr::V4((u32::from(a) & mask).into())
+            }
+            IpAddr::V6(a) => {
+                let mask = !u128::MAX.checked_shr(len.into()).unwrap_or(0);
+                IpAddr::V6((u128::from(a) & mask).into())
+            }
+        };
+        Self { addr: masked, len }
+    }
+
+    fn bucket(&self, buckets: usize) -> usize {
+        let len = u64::from(self.len);
+        let hash = match self.addr {
+            IpAddr::V4(a) => fold(SEED, u64::from(u32::from(a)) << 8 | len),
+            IpAddr::V6(a) => {
+                let bits = u128::from(a);
+                fold(fold(SEED, (bits >> 64) as u64), bits as u64 ^ len << 56)
+            }
+        };
+        hash as usize & (buckets - 1)
+    }
+}
+
+/// Order among the policies of one prefix, smallest first: fixed protocol, fewer ports, fewer source addresses,
+/// then age.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Rank {
+    any_protocol: bool,
+    ports: u64,
+    sources: u32,
+    age: u64,
+}
+
+impl Rank {
+    fn of(local: &TrafficSelector, remote: &TrafficSelector, age: u64) -> Self {
+        // OPAQUE is one value of a port field, though its range is reversed.
+        let span = |ts: &TrafficSelector| u64::from(ts.end_port.saturating_sub(ts.start_port)) + 1;
+        let bits = |addr: IpAddr| match addr {
+            IpAddr::V4(a) => u128::from(u32::from(a)),
+            IpAddr::V6(a) => a.into(),
+        };
+        let range = bits(local.end).saturating_sub(bits(local.start));
+        Self {
+            any_protocol: local.protocol == 0 && remote.protocol == 0,
+            ports: span(local) * span(remote),
+            sources: 128 - range.leading_zeros(),
+            age,
+        }
+    }
+}
+
+/// The destination prefixes of a policy with its place among others of the same prefix.
+pub(crate) fn prefixes<'a>(covers: impl Iterator<Item = &'a Selectors>, age: u64) -> BTreeMap<Prefix, Rank> {
+    let mut places = BTreeMap::new();
+    for selectors in covers {
+        for remote in selectors.remote() {
+            let ranks = selectors.local().iter().map(|local| Rank::of(local, remote, age));
+            let Some(rank) = ranks.min() else { continue };
+            for (addr, len) in remote.prefixes() {
+                let place = places.entry(Prefix::of(addr, len)).or_insert(rank);
+                *place = rank.min(*place);
+            }
+        }
+    }
+    places
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    prefix: Prefix,
+    rank: Rank,
+    policy: Arc<Policy>,
+}
+
+/// The table. One writer at a time, any number of readers.
+#[derive(Debug)]
+pub(crate) struct Spd {
+    buckets: Box<[Published<Vec<Entry>>]>,
+    /// One bit per prefix length in use.
+    lengths_v4: AtomicU64,
+    lengths_v6: [AtomicU64; 3],
+}
+
+/// How many prefixes there are of each length: the writer's half of the bits above.
+#[derive(Debug)]
+pub(crate) struct LengthCounts([[u32; 129]; 2]);
+
+impl Default for LengthCounts {
+    fn default() -> Self {
+        Self([[0; 129]; 2])
+    }
+}
+
+impl Spd {
+    /// A table that works best with up to about `policies` prefixes.
+    pub(crate) fn new(policies: usize) -> Self {
+        let buckets = policies.max(32).next_power_of_two() * 2;
+        Self {
+            buckets: std::iter::repeat_with(Published::empty).take(buckets).collect(),
+            lengths_v4: AtomicU64::new(0),
+            lengths_v6: Default::default(),
+        }
+    }
+
+    /// Finds the policy of an outbound packet.
+    pub(crate) fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
+        let found = if packet.is_ipv4() {
+            self.lookup_lengths(self.lengths_v4.load(Ordering::Acquire), 0, packet, guard)
+        } else {
+            (0..3).rev().find_map(|word| {
+                let bits = self.lengths_v6[word].load(Ordering::Acquire);
+                self.lookup_lengths(bits, word * 64, packet, guard)
+            })
+        };
+        found.unwrap_or(Lookup::NoPolicy)
+    }
+
+    fn lookup_lengths<'a>(
+        &'a self,
+        mut bits: u64,
+        base: usize,
+        packet: &Packet<'_>,
+        guard: &'a Guard,
+    ) -> Option<Lookup<'a>> {
+        while bits != 0 {
+            let top = 63 - bits.leading_zeros();
+            bits &= !(1 << top);
+            let prefix = Prefix::of(packet.dst, (base + top as usize) as u8);
+            let Some(entries) = self.buckets[prefix.bucket(self.buckets.len())].load(guard) else { continue };
+            let mut here = entries.iter().filter(|entry| entry.prefix == prefix);
+            if let Some(found) = here.find_map(|entry| entry.policy.lookup(packet, guard)) {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// Puts a policy under a prefix, or moves it to another rank there.
+    pub(crate) fn insert(&self, prefix: Prefix, rank: Rank, policy: &Arc<Policy>, counts: &mut LengthCounts) {
+        let known = self.edit(prefix, |entries| {
+            let before = entries.len();
+            entries.retain(|e| e.prefix != prefix || e.policy.id != policy.id);
+            let known = entries.len() != before;
+            let at = entries.partition_point(|e| (e.prefix, e.rank) <= (prefix, rank));
+            entries.insert(at, Entry { prefix, rank, policy: policy.clone() });
+            known
+        });
+        if !known {
+            let count = counts.of(prefix);
+            *count += 1;
+            if *count == 1 {
+                self.length_bit(prefix, |word, bit| word.fetch_or(bit, Ordering::Release));
+            }
+        }
+    }
+
+    /// Takes a policy away from a prefix.
+    pub(crate) fn remove(&self, prefix: Prefix, policy: PolicyId, counts: &mut LengthCounts) {
+        let known = self.edit(prefix, |entries| {
+            let before = entries.len();
+            entries.retain(|e| e.prefix != prefix || e.policy.id != policy);
+            entries.len() != before
+        });
+        if known {
+            let count = counts.of(prefix);
+            *count -= 1;
+            if *count == 0 {
+                self.length_bit(prefix, |word, bit| word.fetch_and(!bit, Ordering::Release));
+            }
+        }
+    }
+
+    fn edit(&self, prefix: Prefix, change: impl FnOnce(&mut Vec<Entry>) -> bool) -> bool {
+        let bucket = &self.buckets[prefix.bucket(self.buckets.len())];
+        let guard = crate::published::pin();
+        let mut entries = bucket.load(&guard).cloned().unwrap_or_default();
+        let result = change(&mut entries);
+        bucket.replace((!entries.is_empty()).then_some(entries));
+        result
+    }
+
+    fn length_bit(&self, prefix: Prefix, change: impl FnOnce(&AtomicU64, u64) -> u64) {
+        let word = match prefix.addr {
+            IpAddr::V4(_) => &self.lengths_v4,
+            IpAddr::V6(_) => &self.lengths_v6[usize::from(prefix.len) / 64],
+        };
+        change(word, 1 << (prefix.len % 64));
+    }
+}
+
+impl LengthCounts {
+    fn of(&mut self, prefix: Prefix) -> &mut u32 {
+        &mut self.0[usize::from(prefix.addr.is_ipv4())][usize::from(prefix.len)]
+    }
+}
