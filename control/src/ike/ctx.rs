@@ -46,6 +46,8 @@ pub(super) enum Effect {
     Spawn(Box<IkeSa>),
     /// Give Child SAs and their waiting tasks to another IKE SA.
     MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Vec<Task>, retries: Vec<(Instant, Task)> },
+    /// The peer works on its new IKE SA, so its rekeying is the one that counts: the old one yields its children.
+    Inherit { from: u32 },
     /// An IKE SA lost against another; it only waits for its DELETE.
     Supersede { id: u32, by: u32 },
     /// Ask an IKE SA to delete itself with the peer.

@@ -1,11 +1,11 @@
 //! From a datagram to a handler: the window first, then the integrity check, then the state.
 
 use mobikex_common::wire::ike::parse_chain;
-use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType};
+use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 use tracing::{debug, info};
 
 use super::crypt::{self, Protected};
-use super::ctx::Ctx;
+use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::rules::{self, notify};
 use super::sa::{Exchange, Gone, IkeSa, State};
@@ -116,6 +116,13 @@ impl IkeSa {
         debug!(target: "ENC", "{} parsed {} request {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
         if let Some(kind) = rules::unknown_critical(&payloads) {
             return self.refuse_critical(ctx, header.exchange, kind);
+        }
+        let deletes_ike = |p: &Payload| matches!(p, Payload::Delete(d) if d.protocol == ProtocolId::IKE);
+        if let Some(from) = self.inherits_from.take().filter(|_| !payloads.iter().any(deletes_ike)) {
+            // The request may concern children that are still with the old SA. Unanswered it comes again, and
+            // then they are here.
+            ctx.effects.push(Effect::Inherit { from });
+            return Ok(Ok(()));
         }
         let done = match header.exchange {
             ExchangeType::IKE_AUTH => self.handle_auth_request(ctx, &payloads, proof),

@@ -331,6 +331,12 @@ impl Endpoint {
                         Ok(())
                     });
                 }
+                Effect::Inherit { from } => {
+                    self.with_sa(now, from, |sa, ctx| {
+                        sa.yield_to_peer_rekey(ctx);
+                        Ok(())
+                    });
+                }
                 Effect::Supersede { id, by } => {
                     self.with_sa(now, id, |sa, ctx| {
                         sa.mark_rekeyed(ctx, by);

@@ -123,7 +123,8 @@ impl IkeSa {
         let (ni, nr) = (theirs.nonce.clone(), ctx.nonce());
         let keys =
             SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, spi_i, spi_r)?;
-        let sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
+        let mut sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
+        sa.inherits_from = collides.then_some(self.id);
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
         if collides {
@@ -179,6 +180,11 @@ impl IkeSa {
         let sa = self.successor(ctx, true, (ours.spi, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
+        if self.rekeyed_by.is_some() {
+            // The peer has settled for its own meanwhile.
+            ctx.effects.push(Effect::DeleteIke(id));
+            return Ok(());
+        }
         let lowest = ni.min(nr);
         match self.peer_rekey.take() {
             // RFC 7296 2.8.2, as for Child SAs: the exchange with the lowest nonce is redundant.

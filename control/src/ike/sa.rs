@@ -150,6 +150,9 @@ pub(super) struct IkeSa {
     pub(super) expected_request: u32,
     pub(super) last_response: Option<Vec<u8>>,
     pub(super) peer_rekey: Option<PeerRekey>,
+    /// Made by the peer's rekeying of this SA, which still waits for the answer to its own; see
+    /// [`Effect::Inherit`].
+    pub(super) inherits_from: Option<u32>,
     /// Replaced by this one; waits only for DELETE.
     pub(super) rekeyed_by: Option<u32>,
     /// The child that started a set-up, and those to create after it.
@@ -198,6 +201,7 @@ impl IkeSa {
             expected_request: 0,
             last_response: None,
             peer_rekey: None,
+            inherits_from: None,
             rekeyed_by: None,
             wanted: VecDeque::new(),
             established_at: None,

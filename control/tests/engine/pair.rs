@@ -273,6 +273,11 @@ impl Pair {
         }
     }
 
+    /// A peer can be given up for dead by bad luck alone, when the network loses a request six times in a row.
+    pub fn gave_up(&self) -> bool {
+        (0..2).any(|host| self.reasons(host).contains("the peer does not answer"))
+    }
+
     pub fn reasons(&self, host: usize) -> String {
         self.hosts[host].events.iter().map(|e| format!("{e}\n")).collect()
     }
