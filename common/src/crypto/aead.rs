@@ -1,6 +1,8 @@
 //! AEADs behind one type, from two providers: aws-lc-rs where it is built in, the RustCrypto crates otherwise.
 
-use super::CryptoError;
+use std::sync::OnceLock;
+
+use super::{CryptoError, selftest};
 use crate::alg::{Cipher, KeyBits};
 
 /// Octets of an AEAD's nonce: 4 of salt and 8 of IV (RFC 4106 4, RFC 7634 2).
@@ -8,9 +10,57 @@ pub(super) const NONCE: usize = 12;
 /// Octets of an AEAD's ICV.
 pub(super) const TAG: usize = 16;
 
+/// Where the AEADs come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Provider {
+    /// aws-lc-rs: assembly for every common processor.
+    #[cfg(feature = "aws-lc")]
+    AwsLc,
+    /// The RustCrypto crates: no foreign code.
+    Pure,
+}
+
+impl Provider {
+    /// All that are built in, the preferred one first.
+    pub(super) const ALL: &[Self] = &[
+        #[cfg(feature = "aws-lc")]
+        Self::AwsLc,
+        Self::Pure,
+    ];
+
+    /// The provider of this process: the first that knows the known answers. Decided once, before the first key
+    /// is made, so that no packet is ever sealed by a provider that failed.
+    pub(super) fn chosen() -> Self {
+        static CHOSEN: OnceLock<Provider> = OnceLock::new();
+        *CHOSEN.get_or_init(|| Self::first_sound(|provider| selftest::aead(provider).is_ok()))
+    }
+
+    /// When none is sound the last one stands, and [`super::self_test`] reports it.
+    fn first_sound(sound: impl Fn(Self) -> bool) -> Self {
+        Self::ALL.iter().copied().find(|provider| sound(*provider)).unwrap_or(Self::Pure)
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc => "aws-lc-rs",
+            Self::Pure => "RustCrypto",
+        }
+    }
+
+    /// A key for `cipher`, without the salt.
+    pub(super) fn key(self, cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc => aws_lc(cipher, key),
+            Self::Pure => pure(cipher, key),
+        }
+    }
+}
+
 /// The name of the AEAD provider in use, for the log.
 pub fn provider_name() -> &'static str {
-    if cfg!(feature = "aws-lc") { "aws-lc-rs" } else { "RustCrypto" }
+    Provider::chosen().name()
 }
 
 /// One AEAD key.
@@ -23,14 +73,6 @@ pub(super) trait Aead: Send + Sync {
         text: &mut [u8],
         tag: &[u8; TAG],
     ) -> Result<(), CryptoError>;
-}
-
-/// The default provider's key for `cipher`.
-pub(super) fn new(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
-    #[cfg(feature = "aws-lc")]
-    return aws_lc(cipher, key);
-    #[cfg(not(feature = "aws-lc"))]
-    return pure(cipher, key);
 }
 
 #[cfg(feature = "aws-lc")]
@@ -74,8 +116,6 @@ fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
     Ok(Box::new(AwsLc(LessSafeKey::new(key))))
 }
 
-/// The pure-Rust key for `cipher`: the provider of builds without aws-lc-rs, and the tests' second opinion.
-#[cfg(any(test, not(feature = "aws-lc")))]
 fn pure(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
     use aes_gcm::aead::{AeadInOut, KeyInit, consts};
 
@@ -134,7 +174,8 @@ mod tests {
             for test in group.tests {
                 let nonce: [u8; NONCE] = test.nonce[..].try_into().unwrap();
                 let tag: [u8; TAG] = test.tag[..].try_into().unwrap();
-                for provider in [new(cipher, &test.key).unwrap(), pure(cipher, &test.key).unwrap()] {
+                for provider in Provider::ALL {
+                    let provider = provider.key(cipher, &test.key).unwrap();
                     let mut text = test.ct.to_vec();
                     let opened = provider.open(nonce, &test.aad, &mut text, &tag);
                     assert_eq!(opened.is_ok(), test.result != TestResult::Invalid, "{name:?} {}", test.tc_id);
@@ -164,16 +205,43 @@ mod tests {
         vectors(TestName::ChaCha20Poly1305, |_| Some(Cipher::ChaCha20Poly1305));
     }
 
+    #[test]
+    fn a_provider_with_a_wrong_answer_is_not_chosen() {
+        assert_eq!(Provider::first_sound(|_| true), Provider::ALL[0]);
+        assert_eq!(Provider::first_sound(|provider| provider == Provider::Pure), Provider::Pure);
+        assert_eq!(Provider::chosen(), Provider::ALL[0]);
+        assert_eq!(provider_name(), if cfg!(feature = "aws-lc") { "aws-lc-rs" } else { "RustCrypto" });
+    }
+
+    #[test]
+    fn keys_of_other_lengths_are_refused() {
+        for (provider, cipher) in Provider::ALL.iter().flat_map(|p| Cipher::ALL.map(|c| (p, c))) {
+            for len in [0, 15, 17, 24, 31, 33, 36] {
+                assert!(provider.key(cipher, &vec![0; len]).is_err(), "{provider:?} {cipher} {len}");
+            }
+        }
+    }
+
     proptest! {
+        /// What one provider seals, every provider opens; and they seal alike.
         #[test]
-        fn the_providers_agree(key in any::<[u8; 32]>(), nonce in any::<[u8; 12]>(), aad in any::<[u8; 12]>(),
-                               text in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn the_providers_agree(key in any::<[u8; 32]>(), nonce in any::<[u8; 12]>(),
+                               aad in proptest::collection::vec(any::<u8>(), 0..64),
+                               text in proptest::collection::vec(any::<u8>(), 0..2000)) {
             for cipher in Cipher::ALL.into_iter().filter(|c| c.is_aead()) {
                 let key = &key[..cipher.key_material_len() - 4];
-                let (mut a, mut b) = (text.clone(), text.clone());
-                let one = new(cipher, key).unwrap().seal(nonce, &aad, &mut a).unwrap();
-                let other = pure(cipher, key).unwrap().seal(nonce, &aad, &mut b).unwrap();
-                prop_assert_eq!((one, a), (other, b));
+                let keys: Vec<_> = Provider::ALL.iter().map(|p| p.key(cipher, key).unwrap()).collect();
+                let sealed: Vec<_> = keys.iter().map(|key| {
+                    let mut sealed = text.clone();
+                    let tag = key.seal(nonce, &aad, &mut sealed).unwrap();
+                    (sealed, tag)
+                }).collect();
+                for key in &keys {
+                    let (mut opened, tag) = sealed[0].clone();
+                    prop_assert_eq!(key.open(nonce, &aad, &mut opened, &tag), Ok(()));
+                    prop_assert_eq!(&opened, &text);
+                }
+                prop_assert!(sealed.iter().all(|one| *one == sealed[0]));
             }
         }
     }

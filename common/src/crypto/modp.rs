@@ -46,11 +46,16 @@ fn run<const LIMBS: usize>(
     let modulus = Odd::new(p).into_option().ok_or(CryptoError::BadPublicValue)?;
     let params = FixedMontyParams::new(modulus);
     let mut exponent = Uint::<{ EXPONENT / 8 }>::from_be_slice(exponent);
-    let mut power = FixedMontyForm::new(&base, &params).pow(&exponent).retrieve();
+    let mut power = FixedMontyForm::new(&base, &params).pow(&exponent);
     exponent.zeroize();
-    let bytes = power.to_be_bytes().as_ref().to_vec();
+    let mut plain = power.retrieve();
     power.zeroize();
-    Ok(Secret::from(bytes))
+    let mut octets = plain.to_be_bytes();
+    plain.zeroize();
+    // Zeros in front stay: g^ir has the length of the modulus (RFC 7296 2.14).
+    let secret = Secret::from(octets.as_slice().to_vec());
+    octets.zeroize();
+    Ok(secret)
 }
 
 const MODP_2048: &str = "\
@@ -81,3 +86,76 @@ const MODP_4096: &str = "\
     88719A10BDBA5B2699C327186AF4E23C1A946834B6150BDA2583E9CA2AD44CE8DBBBC2DB04DE8EF92E8EFC141FBECAA6\
     287C59474E6BC05D99B2964FA090C3A2233BA186515BE7ED1F612970CEE2D7AFB81BDD762170481CD0069127D5B05AA9\
     93B4EA988D8FDDC186FFB7DC90A6C08F4DF435C934063199FFFFFFFFFFFFFFFF";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hex_literal::hex;
+    use sha2::{Digest, Sha256};
+
+    /// Exponents found by search, such that the first octet of the shared secret is zero and its length would
+    /// be lost without padding. The digests were computed by another implementation.
+    #[test]
+    fn a_leading_zero_stays() {
+        let low: [u8; EXPONENT] = std::array::from_fn(|i| i as u8 + 1);
+        let mut high: [u8; EXPONENT] = std::array::from_fn(|i| i as u8 + 101);
+        let cases = [
+            (
+                KeyExchange::Modp2048,
+                [0x93, 0xce],
+                hex!("a165c14f3dad014fd9e07c5053ad90158ebbcc9a850a70dbfb320799cbd4994c"),
+            ),
+            (
+                KeyExchange::Modp3072,
+                [0x94, 0xa5],
+                hex!("59863cb58cd4f8aab5a795099f46b96cfef8098f90ee9b16e0d0369e5ebc9485"),
+            ),
+            (
+                KeyExchange::Modp4096,
+                [0x94, 0xa9],
+                hex!("553d302c56fa1875bb8714dbdb7842e1b56dcfa6a157b933affe21e7ba2cf9b6"),
+            ),
+        ];
+        for (group, end, digest) in cases {
+            let public = power(group, None, &low).unwrap();
+            high[EXPONENT - 2..].copy_from_slice(&end);
+            let shared = power(group, Some(&public), &high).unwrap();
+            assert_eq!((shared.len(), shared[0]), (group.public_len(), 0), "{group}");
+            assert_eq!(Sha256::digest(&shared[..])[..], digest, "{group}");
+        }
+    }
+
+    /// RFC 6989 2.1: 1 < y < p - 1.
+    #[test]
+    fn b5_modp_borders() {
+        let groups = [
+            (KeyExchange::Modp2048, MODP_2048),
+            (KeyExchange::Modp3072, MODP_3072),
+            (KeyExchange::Modp4096, MODP_4096),
+        ];
+        for (group, prime) in groups {
+            let octets: Vec<u8> = prime
+                .as_bytes()
+                .chunks(2)
+                .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                .collect();
+            // The last octet is 0xff, so that the neighbours differ in it alone.
+            let near = |last: u8| {
+                let mut near = octets.clone();
+                *near.last_mut().unwrap() = last;
+                near
+            };
+            let small = |value: u8| {
+                let mut small = vec![0; octets.len()];
+                *small.last_mut().unwrap() = value;
+                small
+            };
+            let exponent = [7; EXPONENT];
+            let take = |value: &[u8]| power(group, Some(value), &exponent).is_ok();
+            assert!(take(&small(2)) && take(&near(0xfd)), "{group}");
+            assert!(!take(&small(0)) && !take(&small(1)), "{group}");
+            assert!(!take(&near(0xfe)) && !take(&octets) && !take(&vec![0xff; octets.len()]), "{group}");
+            assert!(!take(&octets[1..]) && !take(&[&[0], &small(2)[..]].concat()) && !take(&[]), "{group}");
+        }
+    }
+}

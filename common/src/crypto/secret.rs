@@ -37,3 +37,40 @@ impl fmt::Debug for Secret {
         f.write_str("Secret(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds only with the `zeroize` features of the libraries; aws-lc wipes what it frees by itself.
+    #[test]
+    fn every_key_is_wiped_when_dropped() {
+        fn wiped<T: ZeroizeOnDrop>() {}
+        wiped::<Secret>();
+        wiped::<aes::Aes128>();
+        wiped::<aes::Aes256>();
+        wiped::<aes_gcm::Aes128Gcm>();
+        wiped::<aes_gcm::Aes256Gcm>();
+        wiped::<chacha20poly1305::ChaCha20Poly1305>();
+        // An HMAC is two hashes keyed in advance.
+        wiped::<sha2::Sha256>();
+        wiped::<sha2::Sha384>();
+        wiped::<sha2::Sha512>();
+        assert!(std::mem::needs_drop::<hmac::Hmac<sha2::Sha256>>());
+        assert!(std::mem::needs_drop::<hmac::Hmac<sha2::Sha512>>());
+        wiped::<x25519_dalek::StaticSecret>();
+        wiped::<p256::SecretKey>();
+        wiped::<p384::SecretKey>();
+        wiped::<p521::SecretKey>();
+    }
+
+    #[test]
+    fn debug_shows_nothing_and_equality_is_of_octets() {
+        let secret = Secret::from(vec![0xab, 0xcd]);
+        assert_eq!(format!("{secret:?} {:?}", Some(&secret)), "Secret(..) Some(Secret(..))");
+        assert_eq!(secret, Secret::from(vec![0xab, 0xcd]));
+        assert_ne!(secret, Secret::from(vec![0xab, 0xce]));
+        assert_ne!(secret, Secret::from(vec![0xab]));
+        assert_eq!(secret[..], [0xab, 0xcd]);
+    }
+}
