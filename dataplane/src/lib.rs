@@ -1,7 +1,11 @@
-//! Userspace ESP: pinned workers between TUN queues and UDP or raw sockets.
+//! The packet path of mobikex: ESP in user space, between a TUN device and the network.
+//!
+//! [`Dataplane`] is the way in. Below it lie parts that do no I/O ([`esp`], [`sad`], [`paths`], [`tables`]), and the
+//! workers that join them to the system's devices and sockets ([`io`]).
 #![deny(unsafe_code)]
 
 pub mod counters;
+mod engine;
 pub mod esp;
 pub mod io;
 pub mod paths;
@@ -9,3 +13,8 @@ pub mod published;
 pub mod sad;
 mod spd;
 pub mod tables;
+mod upcall;
+mod worker;
+
+pub use engine::{Dataplane, DataplaneConfig, DataplaneError};
+pub use upcall::Upcall;

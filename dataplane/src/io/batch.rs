@@ -30,10 +30,13 @@ pub struct Meta {
     pub tos: u8,
 }
 
-const NOWHERE: Meta = {
-    let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-    Meta { remote: addr, local: addr, ifindex: 0, tos: 0 }
-};
+impl Meta {
+    /// No addresses yet.
+    pub const UNKNOWN: Self = {
+        let addr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        Self { remote: addr, local: addr, ifindex: 0, tos: 0 }
+    };
+}
 
 /// Packets of one receive call. Pages that no packet touches cost nothing.
 pub struct RecvBatch {
@@ -62,7 +65,7 @@ impl RecvBatch {
         Self {
             data: vec![0; packets * SLOT].into_boxed_slice(),
             headers: vec![Header::default(); packets].into_boxed_slice(),
-            packets: vec![(NOWHERE, 0, 0); packets].into_boxed_slice(),
+            packets: vec![(Meta::UNKNOWN, 0, 0); packets].into_boxed_slice(),
             count: 0,
             truncated: 0,
         }
@@ -129,7 +132,7 @@ impl RecvBatch {
             self.packets[index] = match described {
                 Some((meta, skip)) if skip <= bytes.len() => (meta, header.offset + skip, bytes.len() - skip),
                 // Ignored ones stay as empty packets, which every reader drops as too short.
-                _ => (NOWHERE, header.offset, 0),
+                _ => (Meta::UNKNOWN, header.offset, 0),
             };
         }
         self.count = received;
@@ -152,10 +155,21 @@ pub struct SendSlot {
     pub len: usize,
 }
 
-/// Packets of one send call: reserve a buffer, write into it, commit; an abandoned reservation costs nothing.
+/// Groups of a [`SendBatch`] that are sent by different calls.
+pub const LANES: usize = 8;
+
+/// Packets to be sent: reserve a buffer, write into it, commit; an abandoned reservation costs nothing.
+///
+/// Packets that need another socket or socket option go into another lane; within a lane order is kept.
 pub struct SendBatch {
     data: Box<[u8]>,
-    headers: Box<[Header]>,
+    used: usize,
+    lanes: [Lane; LANES],
+}
+
+#[derive(Default)]
+struct Lane {
+    headers: Vec<Header>,
     slots: Vec<SendSlot>,
 }
 
@@ -168,59 +182,68 @@ impl Default for SendBatch {
 impl SendBatch {
     /// Room for [`BATCH`] packets.
     pub fn new() -> Self {
+        let lane = || Lane { headers: Vec::with_capacity(BATCH), slots: Vec::with_capacity(BATCH) };
         Self {
             data: vec![0; BATCH * SLOT].into_boxed_slice(),
-            headers: vec![Header::default(); BATCH].into_boxed_slice(),
-            slots: Vec::with_capacity(BATCH),
+            used: 0,
+            lanes: std::array::from_fn(|_| lane()),
         }
     }
 
-    /// Packets that wait to be sent.
-    pub fn len(&self) -> usize {
-        self.slots.len()
+    /// Packets that wait in a lane.
+    pub fn len(&self, lane: usize) -> usize {
+        self.lanes[lane].slots.len()
     }
 
-    /// Whether nothing waits.
+    /// Whether nothing waits in any lane.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.lanes.iter().all(|lane| lane.slots.is_empty())
     }
 
     /// The next packet's buffer, or `None` when the batch is full.
     pub fn reserve(&mut self) -> Option<&mut [u8]> {
-        let index = self.slots.len();
+        let index = self.used;
         (index < BATCH).then(|| &mut self.data[index * SLOT..][..PACKET])
     }
 
     /// Queues what was written into the reserved buffer.
-    pub fn commit(&mut self, slot: SendSlot) {
-        let index = self.slots.len();
-        if index == BATCH {
+    pub fn commit(&mut self, lane: usize, slot: SendSlot) {
+        if self.used == BATCH {
             return;
         }
-        let (name, name_len) = Name::new(slot.remote);
-        let (control, control_len) = Control::new(slot.local, slot.remote, slot.tos);
-        self.headers[index] = Header {
-            name,
-            name_len,
-            control,
-            control_len,
-            offset: index * SLOT,
-            len: slot.len.min(PACKET),
-            truncated: false,
+        let lane = &mut self.lanes[lane];
+        // Neighbours mostly share their path: copy what is already in the kernel's form.
+        let same = lane
+            .slots
+            .last()
+            .filter(|last| last.remote == slot.remote && last.local == slot.local && last.tos == slot.tos);
+        let mut header = match (same, lane.headers.last()) {
+            (Some(_), Some(header)) => *header,
+            _ => {
+                let (name, name_len) = Name::new(slot.remote);
+                let (control, control_len) = Control::new(slot.local, slot.remote, slot.tos);
+                Header { name, name_len, control, control_len, ..Header::default() }
+            }
         };
-        self.slots.push(slot);
+        header.offset = self.used * SLOT;
+        header.len = slot.len.min(PACKET);
+        lane.headers.push(header);
+        lane.slots.push(slot);
+        self.used += 1;
     }
 
-    /// Sends everything, in order, and empties the batch. `failed` hears of each packet that the system
-    /// refused; the others are not held up by it.
+    /// Sends a lane, in order, and empties it. `failed` hears of each packet that the system refused; the
+    /// others are not held up by it. The buffers are free again when all lanes are empty.
     pub(super) fn flush(
         &mut self,
+        lane: usize,
         fd: BorrowedFd<'_>,
         mut failed: impl FnMut(&SendSlot, io::Error),
     ) -> usize {
         let (mut at, mut sent) = (0, 0);
-        while at < self.slots.len() {
-            match sys::send_many(fd, &self.data, &self.headers[at..self.slots.len()]) {
+        let Lane { headers, slots } = &mut self.lanes[lane];
+        while at < slots.len() {
+            match sys::send_many(fd, &self.data, &headers[at..]) {
                 Ok(0) => break,
                 Ok(count) => {
                     at += count;
@@ -228,12 +251,28 @@ impl SendBatch {
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    failed(&self.slots[at], error);
+                    failed(&slots[at], error);
                     at += 1;
                 }
             }
         }
-        self.slots.clear();
+        headers.clear();
+        slots.clear();
+        if self.is_empty() {
+            self.used = 0;
+        }
         sent
+    }
+
+    /// Drops what waits in a lane and returns how much that was.
+    pub fn discard(&mut self, lane: usize) -> usize {
+        let Lane { headers, slots } = &mut self.lanes[lane];
+        let count = slots.len();
+        headers.clear();
+        slots.clear();
+        if self.is_empty() {
+            self.used = 0;
+        }
+        count
     }
 }

@@ -13,7 +13,10 @@ mod sys;
 mod tun;
 mod udp;
 
-pub use batch::{BATCH, HEADROOM, Meta, RecvBatch, SLOT, SendBatch, SendSlot};
+pub use batch::{BATCH, HEADROOM, LANES, Meta, RecvBatch, SLOT, SendBatch, SendSlot};
 pub use raw::RawEspSocket;
 pub use tun::{Tun, TunQueue};
 pub use udp::{UdpSocket, path_mtu};
+
+#[cfg(test)]
+pub(crate) use sys::enter_new_network;

@@ -57,9 +57,14 @@ impl RawEspSocket {
         udp::send_one(self.socket.as_fd(), local, remote, data, tos)
     }
 
-    /// Sends a batch and empties it; the ports of its addresses must be 0. Returns how many the system took.
-    pub fn send_batch(&self, batch: &mut SendBatch, failed: impl FnMut(&SendSlot, io::Error)) -> usize {
-        batch.flush(self.socket.as_fd(), failed)
+    /// Sends a lane of a batch and empties it; the ports of its addresses must be 0. Returns how many the system took.
+    pub fn send_batch(
+        &self,
+        batch: &mut SendBatch,
+        lane: usize,
+        failed: impl FnMut(&SendSlot, io::Error),
+    ) -> usize {
+        batch.flush(lane, self.socket.as_fd(), failed)
     }
 
     /// As [`UdpSocket::set_dont_fragment`](super::UdpSocket::set_dont_fragment).

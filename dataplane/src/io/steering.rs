@@ -29,6 +29,13 @@ pub fn steer_group(member: &UdpSocket, workers: usize) -> io::Result<()> {
     sys::attach_program(member.as_fd(), libc::SO_ATTACH_REUSEPORT_CBPF, &group_program(workers))
 }
 
+/// Leaves the choice to the kernel's hash again, as where programs cannot be attached.
+#[cfg(test)]
+pub(crate) fn unsteer_group(member: &UdpSocket) -> io::Result<()> {
+    use std::os::fd::AsFd;
+    sys::set_option(member.as_fd(), libc::SOL_SOCKET, libc::SO_DETACH_REUSEPORT_BPF, 0)
+}
+
 /// The program of a UDP group; it sees the UDP payload. A load beyond the end of it ends the program with 0.
 fn group_program(workers: usize) -> [sock_filter; 7] {
     [
@@ -131,6 +138,7 @@ mod tests {
             let sockets = match (open(ipv4, 0), open(ipv4, 1)) {
                 (Ok(a), Ok(b)) => [a, b],
                 (Err(error), _) | (_, Err(error)) => {
+                    assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
                     eprintln!("SKIPPED: raw sockets need CAP_NET_RAW: {error}");
                     return;
                 }

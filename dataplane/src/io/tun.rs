@@ -143,6 +143,8 @@ mod tests {
         match sys::enter_new_network().and_then(|()| Tun::create("mkxt%d", queues, 1400)) {
             Ok(tun) => Some(tun),
             Err(error) => {
+                let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound];
+                assert!(kinds.contains(&error.kind()), "{error}");
                 eprintln!("SKIPPED: a TUN device needs CAP_NET_ADMIN and /dev/net/tun: {error}");
                 None
             }

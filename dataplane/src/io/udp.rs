@@ -39,6 +39,9 @@ impl UdpSocket {
     fn open(addr: SocketAddr, mark: u32, group: bool) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
         prepare(&socket, addr.is_ipv4(), mark)?;
+        if addr.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
         if group {
             socket.set_reuse_port(true)?;
         }
@@ -65,9 +68,14 @@ impl UdpSocket {
         send_one(self.socket.as_fd(), local, remote, data, tos)
     }
 
-    /// Sends a batch and empties it; see [`SendBatch`]. Returns how many packets the system took.
-    pub fn send_batch(&self, batch: &mut SendBatch, failed: impl FnMut(&SendSlot, io::Error)) -> usize {
-        batch.flush(self.socket.as_fd(), failed)
+    /// Sends a lane of a batch and empties it; see [`SendBatch`]. Returns how many packets the system took.
+    pub fn send_batch(
+        &self,
+        batch: &mut SendBatch,
+        lane: usize,
+        failed: impl FnMut(&SendSlot, io::Error),
+    ) -> usize {
+        batch.flush(lane, self.socket.as_fd(), failed)
     }
 
     /// Whether packets may be fragmented on their way. With `true`, IPv4 carries DF and what exceeds the path
@@ -121,7 +129,6 @@ pub(super) fn prepare(socket: &Socket, ipv4: bool, mark: u32) -> io::Result<()> 
         sys::set_option(fd, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
         sys::set_option(fd, libc::IPPROTO_IP, libc::IP_RECVTOS, 1)?;
     } else {
-        socket.set_only_v6(true)?;
         sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, 1)?;
         sys::set_option(fd, libc::IPPROTO_IPV6, libc::IPV6_RECVTCLASS, 1)?;
     }
@@ -228,11 +235,11 @@ mod tests {
             out.reserve().unwrap()[0] = tag as u8;
             // Number 7 goes out from an address that is not ours.
             let local = if tag == 7 { "192.0.2.1:0".parse().unwrap() } else { here };
-            out.commit(SendSlot { local, remote: target, tos: 0, tag, len: 1 + tag });
+            out.commit(0, SendSlot { local, remote: target, tos: 0, tag, len: 1 + tag });
         }
         assert!(out.reserve().is_none());
         let mut refused = Vec::new();
-        assert_eq!(a.send_batch(&mut out, |slot, _| refused.push(slot.tag)), 63);
+        assert_eq!(a.send_batch(&mut out, 0, |slot, _| refused.push(slot.tag)), 63);
         assert_eq!(refused, [7]);
         assert!(out.is_empty());
         let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());

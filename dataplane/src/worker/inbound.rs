@@ -1,0 +1,113 @@
+//! Receive, find the SA by its SPI, open, write into the TUN device: the functions in that order.
+
+use std::io;
+
+use mio::Token;
+use mobikex_common::drop::DropReason;
+use mobikex_common::wire::esp::{self as wire, Datagram};
+
+use super::{Now, RAW4, RAW6, UDP4, UDP6, Worker, report, spi};
+use crate::engine::Shared;
+use crate::esp::{self, OuterInfo, ReplayTable};
+use crate::io::{BATCH, Meta, TunQueue};
+use crate::upcall::Upcall;
+
+impl Worker {
+    /// One batch from a socket; whether there may be more.
+    pub(super) fn inbound(&mut self, source: Token, now: &Now<'_>) -> bool {
+        let received = match (source, &self.sockets) {
+            (UDP4, sockets) => sockets.udp4.as_ref().map(|s| s.recv_batch(&mut self.received)),
+            (UDP6, sockets) => sockets.udp6.as_ref().map(|s| s.recv_batch(&mut self.received)),
+            (RAW4, sockets) => sockets.raw4.as_ref().map(|s| s.recv_batch(&mut self.received)),
+            (RAW6, sockets) => sockets.raw6.as_ref().map(|s| s.recv_batch(&mut self.received)),
+            _ => None,
+        };
+        match received {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return again(&error),
+            None => return false,
+        }
+        let encap = matches!(source, UDP4 | UDP6);
+        for index in 0..self.received.len() {
+            let (meta, buffer, start) = self.received.with_headroom(index);
+            let packet = &buffer[start..];
+            if encap {
+                match wire::classify(packet) {
+                    Datagram::Esp => {}
+                    Datagram::Keepalive => continue,
+                    Datagram::Ike(message) => {
+                        let Meta { local, remote, .. } = meta;
+                        self.shared.upcalls.send(Upcall::Ike { local, remote, data: message.to_vec() });
+                        continue;
+                    }
+                    Datagram::Short => {
+                        self.shared.drops[self.index].add(DropReason::InTooShort);
+                        continue;
+                    }
+                }
+            }
+            let result = match super::owner(packet, self.shared.rings.len()) {
+                None => Err(DropReason::InTooShort),
+                Some(owner) if owner == self.index => {
+                    let outer = outer(&meta, encap);
+                    deliver(&self.shared, &mut self.replay, &self.tun, buffer, start, &outer, now)
+                }
+                Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
+                Some(_) => Err(DropReason::InHandoverFull),
+            };
+            if let Err(reason) = result {
+                self.drop_packet(reason);
+            }
+        }
+        true
+    }
+
+    /// One batch of packets that others received for us; whether there may be more.
+    pub(super) fn handed_over(&mut self, now: &Now<'_>) -> bool {
+        self.shared.rings[self.index].rearm();
+        for _ in 0..BATCH {
+            let Some(mut parcel) = self.shared.rings[self.index].take() else { return false };
+            let (meta, encap) = (parcel.meta, parcel.encap);
+            let (buffer, start) = parcel.with_headroom();
+            let outer = outer(&meta, encap);
+            let result = deliver(&self.shared, &mut self.replay, &self.tun, buffer, start, &outer, now);
+            self.shared.rings[self.index].give_back(parcel);
+            if let Err(reason) = result {
+                self.drop_packet(reason);
+            }
+        }
+        true
+    }
+}
+
+/// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device.
+fn deliver(
+    shared: &Shared,
+    replay: &mut ReplayTable,
+    tun: &TunQueue,
+    buffer: &mut [u8],
+    start: usize,
+    outer: &OuterInfo,
+    now: &Now<'_>,
+) -> Result<(), DropReason> {
+    let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort)?;
+    let sa = shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
+    let window = replay.window(sa).ok_or(DropReason::InNoSa)?;
+    let range = start..buffer.len();
+    let opened = esp::open(sa, window, buffer, range, outer, now.guard);
+    // Also after an error: the packet that reaches a hard limit is dropped and reported.
+    report(shared, sa.id(), sa.take_events());
+    let opened = opened?;
+    sa.counters().stamp(now.ms);
+    tun.send(&buffer[opened.range]).map_err(|_| DropReason::InTunWrite)
+}
+
+fn outer(meta: &Meta, encap: bool) -> OuterInfo {
+    OuterInfo { src: meta.remote.ip(), dst: meta.local.ip(), tos: meta.tos, encap }
+}
+
+/// Whether a failed receive is worth repeating at once. An error other than "nothing there" is one that the
+/// network left on the socket; reading it has cleared it.
+pub(super) fn again(error: &io::Error) -> bool {
+    error.kind() != io::ErrorKind::WouldBlock
+}

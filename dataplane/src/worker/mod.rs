@@ -1,0 +1,165 @@
+//! A worker: one thread, one core, one TUN queue, its own sockets, buffers, replay windows and counters.
+//!
+//! It shares nothing that it writes per packet with other workers, except the counters and sequence numbers of
+//! SAs that several of them send on. One pass takes at most one batch from each source that has something, under
+//! one epoch pin and with one reading of the clock; so no source starves another.
+
+mod handover;
+mod inbound;
+mod mtu;
+mod outbound;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use mobikex_common::drop::DropReason;
+use mobikex_common::spi::Spi;
+
+use crate::engine::Shared;
+use crate::esp::ReplayTable;
+use crate::io::{RawEspSocket, RecvBatch, TunQueue, UdpSocket};
+use crate::published::{self, Guard};
+use crate::sad::SaEvent;
+use crate::upcall::Upcall;
+
+pub(crate) use handover::Ring;
+use outbound::Outbound;
+
+const TUN: Token = Token(0);
+const UDP4: Token = Token(1);
+const UDP6: Token = Token(2);
+const RAW4: Token = Token(3);
+const RAW6: Token = Token(4);
+/// The handover ring has something, or the worker shall stop.
+pub(crate) const WAKE: Token = Token(5);
+const SOURCES: usize = 6;
+
+/// Passes without asking the system for other ready sources while some are known to be.
+const PASSES_BETWEEN_POLLS: u32 = 4;
+
+/// A worker's sockets.
+pub(crate) struct Sockets {
+    pub(crate) udp4: Option<UdpSocket>,
+    pub(crate) udp6: Option<UdpSocket>,
+    pub(crate) raw4: Option<RawEspSocket>,
+    pub(crate) raw6: Option<RawEspSocket>,
+}
+
+/// All that a worker owns.
+pub(crate) struct Worker {
+    index: usize,
+    shared: Arc<Shared>,
+    poll: Poll,
+    tun: TunQueue,
+    sockets: Sockets,
+    received: RecvBatch,
+    replay: ReplayTable,
+    outbound: Outbound,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        shared: Arc<Shared>,
+        poll: Poll,
+        tun: TunQueue,
+        sockets: Sockets,
+    ) -> io::Result<Self> {
+        let watch = |fd: Option<RawFd>, token| match fd {
+            Some(fd) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE),
+            None => Ok(()),
+        };
+        watch(tun.reads().then(|| tun.as_raw_fd()), TUN)?;
+        watch(sockets.udp4.as_ref().map(AsRawFd::as_raw_fd), UDP4)?;
+        watch(sockets.udp6.as_ref().map(AsRawFd::as_raw_fd), UDP6)?;
+        watch(sockets.raw4.as_ref().map(AsRawFd::as_raw_fd), RAW4)?;
+        watch(sockets.raw6.as_ref().map(AsRawFd::as_raw_fd), RAW6)?;
+        let workers = shared.rings.len();
+        Ok(Self {
+            index,
+            shared,
+            poll,
+            tun,
+            sockets,
+            received: RecvBatch::new(),
+            replay: ReplayTable::new(workers),
+            outbound: Outbound::new()?,
+        })
+    }
+
+    /// One batch from each source in `ready`; clears those that are exhausted.
+    fn pass(&mut self, ready: &mut [bool; SOURCES]) {
+        let now = Now { guard: &published::pin(), ms: self.shared.now_ms() };
+        for (source, ready) in ready.iter_mut().enumerate().filter(|(_, ready)| **ready) {
+            *ready = match Token(source) {
+                TUN => self.outbound(&now),
+                WAKE => self.handed_over(&now),
+                socket => self.inbound(socket, &now),
+            };
+        }
+    }
+
+    fn drop_packet(&self, reason: DropReason) {
+        self.shared.drops[self.index].add(reason);
+    }
+}
+
+/// What a pass is bound to: an epoch and a moment.
+struct Now<'a> {
+    guard: &'a Guard,
+    ms: u64,
+}
+
+/// Works until told to stop.
+pub(crate) fn run(mut worker: Worker) {
+    let mut events = Events::with_capacity(2 * SOURCES);
+    // Whatever came before the sockets were registered is found by looking once.
+    let mut ready = [true; SOURCES];
+    let mut passes = 0;
+    while !worker.shared.stop.load(Ordering::Acquire) {
+        let busy = ready.contains(&true);
+        if !busy || passes % PASSES_BETWEEN_POLLS == 0 {
+            let timeout = busy.then_some(Duration::ZERO);
+            match worker.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(worker = worker.index, "cannot wait for packets: {error}");
+                    return;
+                }
+            }
+            for event in &events {
+                ready[event.token().0] = true;
+            }
+        }
+        passes = passes.wrapping_add(1);
+        worker.pass(&mut ready);
+    }
+}
+
+/// The worker that owns the SA of an ESP packet.
+pub(crate) fn owner(packet: &[u8], workers: usize) -> Option<usize> {
+    Some(spi(packet)?.worker(workers))
+}
+
+fn spi(packet: &[u8]) -> Option<Spi> {
+    packet.first_chunk().map(|spi| Spi(u32::from_be_bytes(*spi)))
+}
+
+fn report(shared: &Shared, id: mobikex_common::sa::ChildSaId, events: impl Iterator<Item = SaEvent>) {
+    for event in events {
+        shared.upcalls.send(match event {
+            SaEvent::SoftLimit => Upcall::SoftLimit(id),
+            SaEvent::HardLimit => Upcall::HardLimit(id),
+            SaEvent::FirstInbound => Upcall::FirstInbound(id),
+            SaEvent::SequenceExhausted => Upcall::SequenceExhausted(id),
+        });
+    }
+}

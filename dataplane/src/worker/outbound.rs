@@ -1,0 +1,261 @@
+//! Read from the TUN device, classify, choose a path, check the size, seal, send: the functions in that order.
+
+use std::io;
+use std::net::IpAddr;
+
+use mobikex_common::addr::Path;
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::Mode;
+use mobikex_common::wire::icmp;
+use mobikex_common::wire::ip::Packet;
+
+use super::mtu::{ErrorLimit, PathMtus, floor, inner_mtu};
+use super::{Now, Sockets, Worker, report};
+use crate::engine::Shared;
+use crate::esp::{self, IvSource};
+use crate::io::{BATCH, SLOT, SendBatch, SendSlot, TunQueue, path_mtu};
+use crate::paths;
+use crate::sad::OutboundSa;
+use crate::tables::Lookup;
+use crate::upcall::Upcall;
+
+/// IP header, and UDP header where there is one, in front of ESP.
+const IPV4: usize = 20;
+const IPV6: usize = 40;
+const UDP: usize = 8;
+
+/// A lane of the send batch is a socket and a setting of DF.
+const LANE_RAW: usize = 1;
+const LANE_IPV6: usize = 2;
+const LANE_DF: usize = 4;
+
+/// What a worker needs to send.
+pub(super) struct Outbound {
+    /// Packets read from the TUN device, kept until they are sent: an ICMP error quotes them.
+    inner: Box<[u8]>,
+    pending: [Pending; BATCH],
+    batch: SendBatch,
+    ivs: IvSource,
+    mtus: PathMtus,
+    errors: ErrorLimit,
+    /// The DF setting that each socket has (lanes without [`LANE_DF`]).
+    df: [bool; LANE_DF],
+}
+
+/// What must be remembered of a sealed packet to explain a refusal.
+#[derive(Clone, Copy, Default)]
+struct Pending {
+    inner_len: usize,
+    /// Octets of the outer packet beyond those of the ESP packet.
+    outer: usize,
+    /// What the ESP packet is longer than the inner packet, at most.
+    growth: usize,
+}
+
+impl Outbound {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self {
+            inner: vec![0; BATCH * SLOT].into_boxed_slice(),
+            pending: [Pending::default(); BATCH],
+            batch: SendBatch::new(),
+            ivs: IvSource::from_system().map_err(io::Error::other)?,
+            mtus: PathMtus::new(),
+            errors: ErrorLimit::default(),
+            df: [false; LANE_DF],
+        })
+    }
+}
+
+impl Worker {
+    /// One batch from the TUN device; whether there may be more.
+    pub(super) fn outbound(&mut self, now: &Now<'_>) -> bool {
+        if !self.tun.reads() {
+            return false;
+        }
+        let mut more = true;
+        for index in 0..BATCH {
+            let slot = &mut self.outbound.inner[index * SLOT..][..SLOT];
+            let len = match self.tun.recv(slot) {
+                Ok(len) => len,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                // Nothing there, or the device is gone, which the next wake-up tells again.
+                Err(_) => {
+                    more = false;
+                    break;
+                }
+            };
+            if let Err(reason) =
+                prepare(&self.shared, &mut self.outbound, &self.sockets, &self.tun, index, len, now)
+            {
+                self.drop_packet(reason);
+            }
+        }
+        self.send(now);
+        more
+    }
+
+    fn send(&mut self, now: &Now<'_>) {
+        for lane in 0..2 * LANE_DF {
+            if self.outbound.batch.len(lane) == 0 {
+                continue;
+            }
+            send_lane(&self.shared, self.index, &mut self.outbound, &self.sockets, &self.tun, lane, now);
+        }
+    }
+}
+
+/// Classifies the packet in slot `index`, chooses its path and seals it into the batch.
+fn prepare(
+    shared: &Shared,
+    this: &mut Outbound,
+    sockets: &Sockets,
+    tun: &TunQueue,
+    index: usize,
+    len: usize,
+    now: &Now<'_>,
+) -> Result<(), DropReason> {
+    let Outbound { inner, pending, batch, ivs, mtus, errors, .. } = this;
+    let bytes = &inner[index * SLOT..][..len];
+    let packet = Packet::parse(bytes).map_err(|_| DropReason::OutNotIp)?;
+    let sa = match shared.tables.lookup_outbound(&packet, now.guard) {
+        Lookup::Sa(sa) => sa,
+        Lookup::NoSa(policy) => {
+            if shared.upcalls.may_acquire(policy, now.ms) {
+                let Packet { src, dst, protocol, ports, .. } = packet;
+                shared.upcalls.send(Upcall::Acquire { policy, src, dst, protocol, ports });
+            }
+            return Err(DropReason::OutNoSa);
+        }
+        Lookup::NoPolicy => return Err(DropReason::OutNoPolicy),
+    };
+    let set = sa.addresses().load(now.guard).ok_or(DropReason::OutNoPath)?;
+    let (chosen, counters) = set.choose(paths::flow_hash(&packet)).ok_or(DropReason::OutNoPath)?;
+    let (path, encap) = (chosen.path, set.set().encap);
+    let lane = lane(sockets, &path, encap).ok_or(DropReason::OutNoPath)?;
+    let outer = if path.remote.is_ipv4() { IPV4 } else { IPV6 } + if encap { UDP } else { 0 };
+
+    // Packets up to the floor always pass, in fragments if need be.
+    let whole = must_stay_whole(sa, &packet) && packet.total_len > floor(packet.is_ipv4());
+    if whole && let Some(mtu) = mtus.get(path.local, path.remote, now.ms) {
+        let bare = if sa.mode() == Mode::Transport { packet.header_len } else { 0 };
+        let esp_len = |inner: usize| sa.sealed_len(inner.saturating_sub(bare));
+        if outer + esp_len(packet.total_len) > mtu {
+            let fits = inner_mtu(mtu, outer, packet.is_ipv4(), esp_len);
+            too_big(errors, tun, &packet, fits, now);
+            return Err(DropReason::OutTooBig);
+        }
+    }
+
+    let out = batch.reserve().ok_or(DropReason::OutSend)?;
+    let sealed = esp::seal(sa, &packet, out, ivs);
+    report(shared, sa.id(), sa.take_events());
+    let sealed = sealed?;
+    sa.counters().stamp(now.ms);
+    counters.count_out(1, sealed.len);
+    pending[index] =
+        Pending { inner_len: packet.total_len, outer, growth: sealed.len.saturating_sub(packet.total_len) };
+    let Path { local, mut remote } = path;
+    if !encap {
+        remote.set_port(0);
+    }
+    let lane = if whole { lane | LANE_DF } else { lane };
+    batch.commit(lane, SendSlot { local, remote, tos: sealed.tos, tag: index, len: sealed.len });
+    Ok(())
+}
+
+/// The lane, without DF, of a path; `None` when its socket is missing.
+fn lane(sockets: &Sockets, path: &Path, encap: bool) -> Option<usize> {
+    let ipv4 = path.remote.is_ipv4();
+    let there = match (encap, ipv4) {
+        (true, true) => sockets.udp4.is_some(),
+        (true, false) => sockets.udp6.is_some(),
+        (false, true) => sockets.raw4.is_some(),
+        (false, false) => sockets.raw6.is_some(),
+    };
+    let same_family = path.local.is_ipv4() == ipv4;
+    (there && same_family).then_some(if encap { 0 } else { LANE_RAW } | if ipv4 { 0 } else { LANE_IPV6 })
+}
+
+/// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
+/// carried outside (RFC 4301 8.1). Then the sender hears of a narrow path instead (RFC 4301 8.2).
+fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
+    let inner = !packet.is_ipv4() || packet.dont_fragment;
+    inner && (sa.mode() == Mode::Transport || sa.copy_df())
+}
+
+/// Sends a lane. DF is a setting of the socket, so it is changed when a lane wants the other one; traffic that
+/// mixes both costs one more system call a batch, not one a packet.
+fn send_lane(
+    shared: &Shared,
+    worker: usize,
+    this: &mut Outbound,
+    sockets: &Sockets,
+    tun: &TunQueue,
+    lane: usize,
+    now: &Now<'_>,
+) {
+    let Outbound { inner, pending, batch, mtus, errors, df, .. } = this;
+    let (socket, want) = (lane % LANE_DF, lane >= LANE_DF);
+    let count = |reason| shared.drops[worker].add(reason);
+    let failed = |slot: &SendSlot, error: io::Error| {
+        if !want || error.raw_os_error() != Some(libc::EMSGSIZE) {
+            return count(DropReason::OutSend);
+        }
+        count(DropReason::OutTooBig);
+        // The path is narrower than thought: ask the system how narrow, and tell the sender.
+        let p = pending[slot.tag];
+        let Ok(mtu) = path_mtu(slot.local.ip(), slot.remote, shared.mark) else { return };
+        mtus.learn(slot.local, slot.remote, mtu, now.ms);
+        if let Ok(packet) = Packet::parse(&inner[slot.tag * SLOT..][..p.inner_len]) {
+            // The growth includes this packet's padding, so the result may be a few octets too small: never too
+            // large. The exact figure follows with the next packet, from the SA itself.
+            let fits = usize::from(mtu).saturating_sub(p.outer + p.growth + PADDING);
+            too_big(errors, tun, &packet, fits.max(floor(packet.is_ipv4())), now);
+        }
+    };
+    let set_df = |set: &mut [bool], apply: &dyn Fn(bool) -> io::Result<()>| {
+        if set[socket] == want || apply(want).is_ok() {
+            set[socket] = want;
+        }
+    };
+    let raw = socket & LANE_RAW != 0;
+    let ipv6 = socket & LANE_IPV6 != 0;
+    let (udp, esp) = match (raw, ipv6) {
+        (false, false) => (sockets.udp4.as_ref(), None),
+        (false, true) => (sockets.udp6.as_ref(), None),
+        (true, false) => (None, sockets.raw4.as_ref()),
+        (true, true) => (None, sockets.raw6.as_ref()),
+    };
+    if let Some(udp) = udp {
+        set_df(df, &|on| udp.set_dont_fragment(on));
+        udp.send_batch(batch, lane, failed);
+    } else if let Some(esp) = esp {
+        set_df(df, &|on| esp.set_dont_fragment(on));
+        esp.send_batch(batch, lane, failed);
+    } else {
+        // `lane()` admits no packet without a socket; should that change, the batch must still come free.
+        for _ in 0..batch.discard(lane) {
+            count(DropReason::OutNoPath);
+        }
+    }
+}
+
+/// Padding of a packet that was sealed with none can need this much more (AES-CBC).
+const PADDING: usize = 15;
+
+/// Tells the sender of `packet` what would fit (RFC 1191 4, RFC 4443 3.2). The error comes from the packet's
+/// destination: that address is routed into the tunnel, so it passes a reverse path filter, and it is none of ours.
+fn too_big(errors: &mut ErrorLimit, tun: &TunQueue, packet: &Packet<'_>, mtu: usize, now: &Now<'_>) {
+    if !errors.allow(now.ms) {
+        return;
+    }
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    let error = match packet.dst {
+        IpAddr::V4(from) => icmp::frag_needed_v4(mtu, packet.bytes(), from),
+        IpAddr::V6(from) => icmp::packet_too_big_v6(mtu, packet.bytes(), from),
+    };
+    // Empty when no error may be sent about this packet. A lost error is repeated for the next packet.
+    if !error.is_empty() {
+        let _ = tun.send(&error);
+    }
+}

@@ -1,0 +1,436 @@
+//! Two packet paths in network namespaces of their own, joined by a veth pair, with SAs installed by hand: what the
+//! system's own IP stack sends on one side must come out on the other.
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use mobikex_common::addr::{AddressSet, Path};
+use mobikex_common::alg::{Cipher, EspSuite, Integrity, KeyBits};
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, EspKeys, Mode, PolicyId, VolumeLimits};
+use mobikex_common::spi::{SLOT_BITS, Spi};
+use mobikex_common::ts::TrafficSelector;
+
+use crate::io::{RecvBatch, enter_new_network, steering};
+use crate::{Dataplane, DataplaneConfig, Upcall};
+
+const WORKERS: usize = 2;
+const MARK: u32 = 0x6d6b;
+const OUTER: [[&str; 2]; 2] = [["192.0.2.1", "192.0.2.2"], ["2001:db8::1", "2001:db8::2"]];
+const INNER: [[&str; 2]; 2] = [["10.0.1.1", "10.0.2.1"], ["fd00:1::1", "fd00:2::1"]];
+const V4: usize = 0;
+const V6: usize = 1;
+
+/// A thread that lives in a network namespace of its own and runs what it is given.
+struct Namespace {
+    jobs: mpsc::Sender<Box<dyn FnOnce() + Send>>,
+    /// Names the namespace to `ip`.
+    path: String,
+}
+
+impl Namespace {
+    fn new() -> std::io::Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
+        let (started, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let entered = enter_new_network().and_then(|()| std::fs::read_link("/proc/thread-self"));
+            if started.send(entered).is_ok() {
+                queue.into_iter().for_each(|job| job());
+            }
+        });
+        let thread = result.recv().unwrap()?;
+        Ok(Self { jobs, path: format!("/proc/{}/ns/net", thread.display()) })
+    }
+
+    fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (done, result) = mpsc::channel();
+        self.jobs.send(Box::new(move || drop(done.send(job())))).unwrap();
+        result.recv().expect("the job panicked")
+    }
+
+    /// Runs a command line; its output and whether it succeeded.
+    fn try_sh(&self, line: &str) -> (bool, String) {
+        let mut words = line.split_whitespace().map(str::to_owned);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words);
+        let output = self.run(move || command.output()).unwrap();
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text.into_owned())
+    }
+
+    fn sh(&self, line: &str) -> String {
+        let (ok, output) = self.try_sh(line);
+        assert!(ok, "{line}: {output}");
+        output
+    }
+}
+
+/// The two sites.
+struct Net {
+    namespaces: [Namespace; 2],
+    dataplanes: [Dataplane; 2],
+}
+
+impl Net {
+    /// `None`, said loudly, where the test may not have namespaces.
+    fn new(raw_esp: bool) -> Option<Self> {
+        let namespaces = match (Namespace::new(), Namespace::new()) {
+            (Ok(a), Ok(b)) => [a, b],
+            (Err(error), _) | (_, Err(error)) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied, "{error}");
+                eprintln!("SKIPPED: network namespaces need CAP_SYS_ADMIN: {error}");
+                return None;
+            }
+        };
+        let other = &namespaces[1].path;
+        namespaces[0].sh(&format!("ip link add veth0 type veth peer name veth0 netns {other}"));
+        for (n, ns) in namespaces.iter().enumerate() {
+            // Transport mode routes the peer's address into the tunnel while it also speaks from outside.
+            ns.sh("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0");
+            ns.sh("ip link set lo up");
+            ns.sh("ip link set veth0 up");
+            ns.sh(&format!("ip addr add {}/24 dev veth0", OUTER[V4][n]));
+            ns.sh(&format!("ip addr add {}/64 dev veth0 nodad", OUTER[V6][n]));
+        }
+        let start = |ns: &Namespace| {
+            ns.run(move || {
+                Dataplane::start(DataplaneConfig {
+                    tun_name: "mkx0".into(),
+                    tun_mtu: 1400,
+                    workers: WORKERS,
+                    pin: true,
+                    slots: 64,
+                    mark: MARK,
+                    raw_esp,
+                    ..DataplaneConfig::default()
+                })
+                .unwrap()
+            })
+        };
+        let dataplanes = [start(&namespaces[0]), start(&namespaces[1])];
+        for (n, ns) in namespaces.iter().enumerate() {
+            assert_eq!(dataplanes[n].tun_name(), "mkx0");
+            assert!(dataplanes[n].steered());
+            ns.sh("ip link set mkx0 up");
+            for family in [V4, V6] {
+                let dad = if family == V6 { "nodad" } else { "" };
+                ns.sh(&format!("ip addr add {} dev mkx0 {dad}", INNER[family][n]));
+                ns.sh(&format!("ip route add {} dev mkx0", INNER[family][1 - n]));
+                let v = if family == V4 { "-4" } else { "-6" };
+                ns.sh(&format!("ip {v} rule add not fwmark {MARK} lookup 220 priority 220"));
+            }
+        }
+        Some(Self { namespaces, dataplanes })
+    }
+
+    /// Installs SA number `id` for the hosts `inner` through `outer`, on both sides.
+    fn install(&self, id: u32, mode: Mode, inner: [&str; 2], outer: [&str; 2], encap: bool, suite: EspSuite) {
+        for (n, dataplane) in self.dataplanes.iter().enumerate() {
+            let params = params(n, id, mode, inner, outer, encap, suite);
+            dataplane.tables().install(&params, true).unwrap();
+        }
+        if mode == Mode::Transport {
+            for (n, ns) in self.namespaces.iter().enumerate() {
+                // The device has addresses of its own, so the source must be said.
+                ns.sh(&format!("ip route add {} dev mkx0 table 220 src {}", inner[1 - n], inner[n]));
+            }
+        }
+    }
+
+    fn remove(&self, id: u32) {
+        for dataplane in &self.dataplanes {
+            dataplane.tables().remove(ChildSaId(id));
+        }
+        for ns in &self.namespaces {
+            ns.try_sh("ip route flush table 220");
+            ns.try_sh("ip -6 route flush table 220");
+        }
+    }
+
+    /// Many datagrams of several flows and sizes there and back; every one must arrive unharmed.
+    fn echo(&self, inner: [&str; 2]) {
+        let addr = |n: usize, port| SocketAddr::new(inner[n].parse::<IpAddr>().unwrap(), port);
+        let server = addr(1, 7);
+        let echo = self.namespaces[1].run(move || UdpSocket::bind(server)).unwrap();
+        echo.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+        const FLOWS: usize = 8;
+        const EACH: usize = 40;
+        let reflector = std::thread::spawn(move || {
+            let mut data = [0; 2048];
+            for _ in 0..FLOWS * EACH {
+                let (len, from) = echo.recv_from(&mut data).unwrap();
+                echo.send_to(&data[..len], from).unwrap();
+            }
+        });
+        for flow in 0..FLOWS {
+            let client = addr(0, 0);
+            let socket = self.namespaces[0].run(move || UdpSocket::bind(client)).unwrap();
+            socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+            for n in 0..EACH {
+                socket.send_to(&payload(flow, n), server).unwrap();
+            }
+            let (mut data, mut seen) = ([0; 2048], vec![false; EACH]);
+            for _ in 0..EACH {
+                let (len, _) = socket.recv_from(&mut data).unwrap_or_else(|error| {
+                    let drops = self.dataplanes.each_ref().map(|d| d.counters());
+                    panic!("{inner:?}: {error}; drops {drops:?}")
+                });
+                let n = usize::from(data[1]);
+                assert_eq!(data[..len], payload(flow, n));
+                assert!(!std::mem::replace(&mut seen[n], true), "a duplicate");
+            }
+        }
+        reflector.join().unwrap();
+    }
+
+    fn drops(&self, site: usize, reason: DropReason) -> u64 {
+        self.dataplanes[site].counters().get(reason)
+    }
+
+    /// What must never be counted when all goes well.
+    fn assert_no_inbound_drops(&self) {
+        for dataplane in &self.dataplanes {
+            let counters = dataplane.counters();
+            let bad: Vec<_> =
+                counters.iter().filter(|(r, n)| *n > 0 && r.name().starts_with("in_")).collect();
+            assert!(bad.is_empty(), "{bad:?}");
+        }
+    }
+}
+
+fn payload(flow: usize, n: usize) -> Vec<u8> {
+    let mut data = vec![flow as u8 ^ n as u8; 2 + n * 33 % 1300];
+    data[0] = flow as u8;
+    data[1] = n as u8;
+    data
+}
+
+/// One side's view of SA number `id`. Each SA occupies slot `id`, so odd ones belong to worker 1.
+fn params(
+    site: usize,
+    id: u32,
+    mode: Mode,
+    inner: [&str; 2],
+    outer: [&str; 2],
+    encap: bool,
+    suite: EspSuite,
+) -> ChildSaParams {
+    let spi = |site: usize| Spi((site as u32 + 1) << SLOT_BITS | id);
+    let keys = |site: usize| EspKeys {
+        encryption: vec![site as u8 + 1; suite.cipher.key_material_len()],
+        integrity: vec![site as u8 + 9; suite.integrity.map_or(0, Integrity::key_len)],
+    };
+    let ts = |site: usize| vec![TrafficSelector::host(inner[site].parse().unwrap())];
+    let end = |site: usize| SocketAddr::new(outer[site].parse().unwrap(), 4500);
+    let peer = 1 - site;
+    let path = Path { local: end(site), remote: end(peer) };
+    ChildSaParams {
+        id: ChildSaId(id),
+        policy: PolicyId(id),
+        name: format!("test{{{id}}}"),
+        mode,
+        spi_in: spi(site),
+        spi_out: spi(peer),
+        suite,
+        keys_in: keys(site),
+        keys_out: keys(peer),
+        ts_local: ts(site),
+        ts_remote: ts(peer),
+        addresses: AddressSet::single(path, encap),
+        replay_window: 128,
+        limits: VolumeLimits::default(),
+        copy_df: true,
+        copy_dscp: CopyDscp::Out,
+    }
+}
+
+fn gcm() -> EspSuite {
+    EspSuite { cipher: Cipher::AesGcm16(KeyBits::B256), integrity: None, esn: true, ke: None }
+}
+
+fn cbc() -> EspSuite {
+    EspSuite {
+        cipher: Cipher::AesCbc(KeyBits::B128),
+        integrity: Some(Integrity::HmacSha256),
+        esn: false,
+        ke: None,
+    }
+}
+
+fn wait_for<T>(mut ready: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < end, "it does not happen");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn tunnel_mode_carries_both_families_in_both_families() {
+    let Some(net) = Net::new(true) else { return };
+    let mut id = 1;
+    for encap in [true, false] {
+        for suite in [gcm(), cbc()] {
+            for (outer, inner) in [(V4, V4), (V4, V6), (V6, V4), (V6, V6)] {
+                net.install(id, Mode::Tunnel, INNER[inner], OUTER[outer], encap, suite);
+                net.namespaces[0].sh(&format!("ping -c 3 -i 0.05 -W 2 {}", INNER[inner][1]));
+                net.echo(INNER[inner]);
+                let stats = net.dataplanes[1].tables().stats(ChildSaId(id)).unwrap();
+                assert!(stats.packets_in >= 323 && stats.last_in > 0, "{stats:?}");
+                assert_eq!(stats.packets_in, stats.paths[0].packets_in);
+                net.remove(id);
+                id += 1;
+            }
+        }
+    }
+    net.assert_no_inbound_drops();
+}
+
+#[test]
+fn transport_mode_carries_the_hosts_own_addresses() {
+    let Some(net) = Net::new(true) else { return };
+    let mut id = 1;
+    for encap in [true, false] {
+        for family in [V4, V6] {
+            net.install(id, Mode::Transport, OUTER[family], OUTER[family], encap, gcm());
+            net.namespaces[0].sh(&format!("ping -c 3 -i 0.05 -W 2 {}", OUTER[family][1]));
+            net.echo(OUTER[family]);
+            net.remove(id);
+            id += 1;
+        }
+    }
+    net.assert_no_inbound_drops();
+}
+
+/// RFC 4301 8.2: a sender that forbids fragments hears the MTU that really fits; others are fragmented outside.
+#[test]
+fn b27_a_narrow_path_is_told_to_the_sender() {
+    let Some(net) = Net::new(true) else { return };
+    for ns in &net.namespaces {
+        ns.sh("ip link set veth0 mtu 1380");
+    }
+    let cases = [(true, V4, V4), (true, V4, V6), (false, V6, V4), (true, V6, V6)];
+    for (id, (encap, outer, inner)) in (1..).zip(cases) {
+        net.install(id, Mode::Tunnel, INNER[inner], OUTER[outer], encap, gcm());
+        let target = INNER[inner][1];
+        let ns = &net.namespaces[0];
+        let headers = if inner == V4 { 28 } else { 48 };
+        // The first packet finds out, the second hears the exact figure.
+        for _ in 0..2 {
+            ns.try_sh("ip route flush cache");
+            ns.try_sh("ip -6 route flush cache");
+            let (ok, output) = ns.try_sh(&format!("ping -c 1 -W 1 -M do -s {} {target}", 1400 - headers));
+            assert!(!ok, "{output}");
+        }
+        let route = ns.sh(&format!("ip route get {target}"));
+        let mtu = route.split_once("mtu ").map(|(_, rest)| rest.split_whitespace().next().unwrap());
+        let mtu: usize = mtu.unwrap_or_else(|| panic!("no MTU learnt: {route}")).parse().unwrap();
+        let front = if outer == V4 { 20 } else { 40 } + if encap { 8 } else { 0 };
+        let fits = (1380 - front - 32) / 4 * 4 - 2;
+        assert_eq!(mtu, fits);
+        ns.sh(&format!("ping -c 1 -W 2 -M do -s {} {target}", mtu - headers));
+        if inner == V4 {
+            ns.sh(&format!("ping -c 1 -W 2 -M dont -s {} {target}", 1400 - headers));
+        }
+        net.remove(id);
+    }
+    assert!(net.drops(0, DropReason::OutTooBig) >= 8);
+}
+
+#[test]
+fn packets_at_the_wrong_worker_are_handed_over_and_ike_is_never_lost() {
+    let Some(mut net) = Net::new(false) else { return };
+    let control = net.dataplanes[1].control_sockets();
+    for socket in &control {
+        // Everything goes to worker 0 now; SA 1 belongs to worker 1.
+        steering::steer_group(socket, 1).unwrap();
+    }
+    net.install(1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm());
+    net.echo(INNER[V4]);
+    net.remove(1);
+    net.assert_no_inbound_drops();
+
+    // Without steering the kernel spreads datagrams over all members, the control thread's among them.
+    for socket in &control {
+        steering::unsteer_group(socket).unwrap();
+    }
+    let target: SocketAddr = format!("{}:4500", OUTER[V4][1]).parse().unwrap();
+    for n in 0..60u8 {
+        let sender = net.namespaces[0].run(|| UdpSocket::bind("0.0.0.0:0")).unwrap();
+        sender.send_to(&[0, 0, 0, 0, n], target).unwrap();
+    }
+    let (mut batch, mut seen, mut by_workers) = (RecvBatch::new(), [false; 60], 0);
+    wait_for(|| {
+        if control[0].recv_batch(&mut batch).is_ok() {
+            batch.iter().for_each(|(_, data)| seen[usize::from(data[4])] = true);
+        }
+        for upcall in net.dataplanes[1].upcalls().try_iter() {
+            if let Upcall::Ike { local, data, .. } = upcall {
+                assert_eq!(local, target);
+                seen[usize::from(data[0])] = true;
+                by_workers += 1;
+            }
+        }
+        (!seen.contains(&false)).then_some(())
+    });
+    assert!(by_workers > 0 && by_workers < 60, "{by_workers}");
+}
+
+#[test]
+fn the_control_thread_hears_of_wanted_and_confirmed_sas() {
+    let Some(net) = Net::new(false) else { return };
+    let ts = |n: usize| [TrafficSelector::host(INNER[V4][n].parse().unwrap())];
+    net.dataplanes[0].tables().install_trap(PolicyId(9), &ts(0), &ts(1), Mode::Tunnel);
+    let (woken, wakes) = mpsc::channel();
+    net.dataplanes[0].set_waker(Box::new(move || {
+        let _ = woken.send(());
+    }));
+    net.namespaces[0].try_sh(&format!("ping -c 3 -i 0.05 -W 1 {}", INNER[V4][1]));
+    wakes.recv_timeout(Duration::from_secs(2)).unwrap();
+    let upcall = net.dataplanes[0].upcalls().recv_timeout(Duration::from_secs(2)).unwrap();
+    let [src, dst] = INNER[V4].map(|addr| addr.parse().unwrap());
+    let echo = Some((8 << 8, 8 << 8));
+    assert_eq!(upcall, Upcall::Acquire { policy: PolicyId(9), src, dst, protocol: 1, ports: echo });
+    assert!(net.drops(0, DropReason::OutNoSa) >= 3);
+
+    net.install(9, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm());
+    net.namespaces[0].sh(&format!("ping -c 2 -i 0.05 -W 2 {}", INNER[V4][1]));
+    let first: Vec<_> = net.dataplanes[1].upcalls().try_iter().collect();
+    assert_eq!(first, [Upcall::FirstInbound(ChildSaId(9))]);
+}
+
+/// After the last handle is gone the device is too, and the port is free.
+#[test]
+fn shutdown_leaves_nothing() {
+    let Some(net) = Net::new(true) else { return };
+    let Net { namespaces, dataplanes: [a, b] } = net;
+    a.shutdown();
+    assert!(!namespaces[0].try_sh("ip link show mkx0").0);
+    namespaces[0].run(|| UdpSocket::bind("0.0.0.0:4500")).unwrap();
+    drop(b);
+}
+
+/// `MOBIKEX_IPERF=1 cargo test ... throughput -- --nocapture` prints what iperf3 measures through the tunnel.
+#[test]
+fn throughput() {
+    if std::env::var_os("MOBIKEX_IPERF").is_none() {
+        return;
+    }
+    let Some(net) = Net::new(true) else { return };
+    for (id, encap) in [(1, true), (2, false)] {
+        net.install(id, Mode::Tunnel, INNER[V4], OUTER[V4], encap, gcm());
+        let mut server = net.namespaces[1].run(|| Command::new("iperf3").args(["-s", "-1"]).spawn().unwrap());
+        std::thread::sleep(Duration::from_millis(300));
+        eprintln!("{}", net.namespaces[0].sh(&format!("iperf3 -t 5 -c {}", INNER[V4][1])));
+        server.wait().unwrap();
+        net.remove(id);
+    }
+    for dataplane in &net.dataplanes {
+        eprintln!("{:?}", dataplane.counters().iter().filter(|(_, n)| *n > 0).collect::<Vec<_>>());
+    }
+}
