@@ -13,6 +13,8 @@ pub mod published;
 pub mod sad;
 mod spd;
 pub mod tables;
+#[cfg(test)]
+mod testing;
 mod upcall;
 mod worker;
 

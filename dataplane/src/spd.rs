@@ -272,3 +272,153 @@ impl LengthCounts {
         &mut self.0[usize::from(prefix.addr.is_ipv4())][usize::from(prefix.len)]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::published::pin;
+    use crate::testing::{ip, packet, ts, udp};
+    use proptest::prelude::*;
+
+    /// A table with one trap per item, and what a plain search of the same policies gives.
+    struct Both {
+        spd: Spd,
+        counts: LengthCounts,
+        policies: Vec<(Arc<Policy>, Selectors, u64)>,
+    }
+
+    impl Both {
+        fn new(buckets: usize) -> Self {
+            Self { spd: Spd::new(buckets), counts: LengthCounts::default(), policies: Vec::new() }
+        }
+
+        fn add(&mut self, local: &str, remote: &str) -> PolicyId {
+            let age = self.policies.len() as u64;
+            let id = PolicyId(age as u32);
+            let policy = Arc::new(Policy::new(id));
+            let selectors = Selectors::new(&[ts(local)], &[ts(remote)]);
+            policy.set_covers(vec![selectors.clone()]);
+            for (prefix, rank) in prefixes(std::iter::once(&selectors), age) {
+                self.spd.insert(prefix, rank, &policy, &mut self.counts);
+            }
+            self.policies.push((policy, selectors, age));
+            id
+        }
+
+        fn remove(&mut self, id: PolicyId) {
+            let at = self.policies.iter().position(|(policy, ..)| policy.id == id).unwrap();
+            let (_, selectors, age) = self.policies.remove(at);
+            for prefix in prefixes(std::iter::once(&selectors), age).keys() {
+                self.spd.remove(*prefix, id, &mut self.counts);
+            }
+        }
+
+        fn find(&self, bytes: &[u8]) -> Option<u32> {
+            let guard = pin();
+            match self.spd.lookup(&Packet::parse(bytes).unwrap(), &guard) {
+                Lookup::NoSa(id) => Some(id.0),
+                Lookup::NoPolicy => None,
+                Lookup::Sa(_) => panic!("there are no SAs here"),
+            }
+        }
+
+        /// The longest prefix that holds the destination, then rank.
+        fn search(&self, bytes: &[u8]) -> Option<u32> {
+            let parsed = Packet::parse(bytes).unwrap();
+            let mut found = Vec::new();
+            for (policy, selectors, age) in &self.policies {
+                if selectors.match_outbound(&parsed) {
+                    for (prefix, rank) in prefixes(std::iter::once(selectors), *age) {
+                        if prefix.addr.is_ipv4() == parsed.is_ipv4()
+                            && Prefix::of(parsed.dst, prefix.len) == prefix
+                        {
+                            found.push((u8::MAX - prefix.len, rank, policy.id.0));
+                        }
+                    }
+                }
+            }
+            found.into_iter().min().map(|(.., id)| id)
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_wins_then_the_most_specific_then_the_oldest() {
+        let mut both = Both::new(1);
+        let all = both.add("0.0.0.0/0", "0.0.0.0/0").0;
+        let net = both.add("10.1.0.0/16", "10.2.0.0/16").0;
+        let dns = both.add("10.1.0.0/16", "10.2.0.0/16[udp/53]").0;
+        let host = both.add("10.1.0.9/32", "10.2.0.0/16").0;
+        let later = both.add("10.1.0.0/16", "10.2.0.0/16").0;
+        let find = |both: &Both, src, dst, port| both.find(&udp(src, dst, (9, port), b""));
+        assert_eq!(find(&both, "10.1.0.1", "10.2.0.1", 80), Some(net));
+        assert_eq!(find(&both, "10.1.0.1", "10.2.0.1", 53), Some(dns));
+        assert_eq!(find(&both, "10.1.0.9", "10.2.0.1", 80), Some(host));
+        assert_eq!(find(&both, "10.9.0.1", "10.2.0.1", 80), Some(all), "the source does not fit the others");
+        assert_eq!(find(&both, "10.1.0.1", "8.8.8.8", 80), Some(all));
+        assert_eq!(both.find(&packet("::1", "::2", 99, 0, &[])), None);
+        both.remove(PolicyId(net));
+        assert_eq!(find(&both, "10.1.0.1", "10.2.0.1", 80), Some(later));
+        both.remove(PolicyId(later));
+        both.remove(PolicyId(host));
+        both.remove(PolicyId(dns));
+        both.remove(PolicyId(all));
+        assert_eq!(find(&both, "10.1.0.1", "10.2.0.1", 80), None);
+        assert_eq!(both.spd.lengths_v4.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn fragments_fall_under_policies_without_ports_only() {
+        let mut both = Both::new(8);
+        let any = both.add("10.0.0.0/8", "10.0.0.0/8").0;
+        let dns = both.add("10.0.0.0/8", "10.0.0.0/8[udp/53]").0;
+        let mut bytes = udp("10.0.0.1", "10.0.0.2", (9, 53), b"data");
+        assert_eq!(both.find(&bytes), Some(dns));
+        bytes[6..8].copy_from_slice(&[0, 8]);
+        assert_eq!(both.find(&bytes), Some(any));
+    }
+
+    #[test]
+    fn prefixes_are_masked() {
+        assert_eq!(Prefix::of(ip("10.1.2.3"), 0).addr, ip("0.0.0.0"));
+        assert_eq!(Prefix::of(ip("10.1.2.3"), 32).addr, ip("10.1.2.3"));
+        assert_eq!(Prefix::of(ip("ffff::1"), 4).addr, ip("f000::"));
+        assert_eq!(Prefix::of(ip("::1"), 128).addr, ip("::1"));
+    }
+
+    fn selector() -> impl Strategy<Value = String> {
+        let v4 = (0u8..4, 0u8..4, 8u8..=32).prop_map(|(a, b, len)| format!("10.{a}.{b}.1/{len}"));
+        let v6 = (0u8..4, 0u8..=128).prop_map(|(a, len)| format!("2001:db8:{a}::1/{len}"));
+        let range = (0u8..3, 0u8..9).prop_map(|(a, b)| format!("10.{a}.0.3..10.{}.1.{b}", a + 1));
+        let ports =
+            prop_oneof![Just(""), Just("[udp]"), Just("[udp/53]"), Just("[tcp/1-99]"), Just("[udp/opaque]")];
+        (prop_oneof![4 => v4, 1 => range, 2 => v6], ports).prop_map(|(addr, ports)| format!("{addr}{ports}"))
+    }
+
+    proptest! {
+        #[test]
+        fn lookup_decides_as_a_plain_search_does(
+            rules in proptest::collection::vec((selector(), selector()), 1..20),
+            gone in proptest::collection::vec(any::<bool>(), 20),
+            probes in proptest::collection::vec((0u8..4, 0u8..4, 0u8..4, any::<bool>(), 50u16..56), 1..40),
+        ) {
+            // So few buckets that prefixes share them.
+            let mut both = Both::new(1);
+            for (local, remote) in &rules {
+                both.add(local, remote);
+            }
+            for (n, gone) in (0..rules.len()).zip(gone) {
+                if gone {
+                    both.remove(PolicyId(n as u32));
+                }
+            }
+            for (a, b, c, v6, port) in probes {
+                let bytes = if v6 {
+                    udp(&format!("2001:db8:{a}::1"), &format!("2001:db8:{b}::1"), (port, 53), b"")
+                } else {
+                    udp(&format!("10.{a}.{c}.1"), &format!("10.{b}.{c}.1"), (port, 53), b"")
+                };
+                prop_assert_eq!(both.find(&bytes), both.search(&bytes));
+            }
+        }
+    }
+}

@@ -310,3 +310,293 @@ impl State {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::esp::{self, HEADROOM, IvSource, OuterInfo, ReplayTable, WINDOW_MIN};
+    use crate::testing::{GCM, PEER, US, addresses, mirrored, outbound, params, ts, udp};
+    use mobikex_common::drop::DropReason;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    fn tables() -> Tables {
+        Tables::new(1024)
+    }
+
+    fn sa(id: u32) -> ChildSaParams {
+        params(id, Mode::Tunnel, GCM)
+    }
+
+    /// The Child SA that carries our packet to the peer, or the policy that lacks one.
+    fn carrier(tables: &Tables) -> Result<u32, Option<u32>> {
+        let bytes = udp(US, PEER, (1, 2), b"data");
+        let guard = pin();
+        match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) {
+            Lookup::Sa(sa) => Ok(sa.id().0),
+            Lookup::NoSa(policy) => Err(Some(policy.0)),
+            Lookup::NoPolicy => Err(None),
+        }
+    }
+
+    #[test]
+    fn a_trap_asks_and_an_sa_answers() {
+        let tables = tables();
+        assert_eq!(carrier(&tables), Err(None));
+        let first = sa(1);
+        tables.install_trap(first.policy, &first.ts_local, &first.ts_remote, Mode::Tunnel);
+        assert_eq!(carrier(&tables), Err(Some(1)));
+        tables.install(&first, false).unwrap();
+        assert!(tables.lookup_inbound(first.spi_in, &pin()).is_some());
+        assert_eq!(carrier(&tables), Err(Some(1)), "the responder of a rekeying does not send yet");
+        tables.activate_outbound(first.id);
+        assert_eq!(carrier(&tables), Ok(1));
+        // A rekeying: both receive, one sends.
+        let second = ChildSaParams { policy: first.policy, ..sa(2) };
+        tables.install(&second, true).unwrap();
+        assert_eq!(carrier(&tables), Ok(2));
+        assert_eq!(tables.children(), [first.id, second.id]);
+        tables.deactivate_outbound(first.id);
+        assert_eq!(carrier(&tables), Ok(2), "only its own sending ends");
+        tables.remove(first.id);
+        assert!(tables.lookup_inbound(first.spi_in, &pin()).is_none());
+        assert_eq!(carrier(&tables), Ok(2));
+        tables.remove(second.id);
+        assert_eq!(carrier(&tables), Err(Some(1)), "the trap stays");
+        tables.remove_policy(first.policy);
+        assert_eq!(carrier(&tables), Err(None));
+        assert!(tables.lock().policies.is_empty() && tables.children().is_empty());
+        tables.remove(first.id);
+        tables.activate_outbound(first.id);
+        assert!(!tables.set_addresses(first.id, addresses(US, PEER)) && tables.stats(first.id).is_none());
+    }
+
+    #[test]
+    fn an_sa_without_a_trap_takes_its_policy_along() {
+        let tables = tables();
+        tables.install(&sa(1), true).unwrap();
+        assert_eq!(carrier(&tables), Ok(1));
+        tables.deactivate_outbound(ChildSaId(1));
+        assert_eq!(carrier(&tables), Err(Some(1)), "no other policy gets the packets of a closing SA");
+        tables.activate_outbound(ChildSaId(1));
+        tables.remove_policy(PolicyId(1));
+        assert_eq!(carrier(&tables), Err(None));
+        assert!(tables.lookup_inbound(sa(1).spi_in, &pin()).is_some(), "a lingering SA still receives");
+        tables.activate_outbound(ChildSaId(1));
+        assert_eq!(carrier(&tables), Ok(1));
+        tables.remove(ChildSaId(1));
+        assert_eq!(carrier(&tables), Err(None));
+    }
+
+    #[test]
+    fn a_packet_outside_a_narrowed_sa_does_not_leave_through_it() {
+        let tables = tables();
+        let narrow = ChildSaParams { ts_remote: vec![ts("10.2.0.0/16[udp/53]")], ..sa(1) };
+        tables.install_trap(narrow.policy, &[ts("10.1.0.0/16")], &[ts("10.2.0.0/16")], Mode::Tunnel);
+        tables.install(&narrow, true).unwrap();
+        assert_eq!(carrier(&tables), Err(Some(1)));
+        let dns = udp(US, PEER, (1, 53), b"data");
+        let guard = pin();
+        assert!(matches!(tables.lookup_outbound(&Packet::parse(&dns).unwrap(), &guard), Lookup::Sa(_)));
+    }
+
+    #[test]
+    fn b21_numbers_go_on_after_a_move_and_an_activation() {
+        let tables = tables();
+        tables.install(&sa(1), true).unwrap();
+        let bytes = udp(US, PEER, (1, 2), b"data");
+        let packet = Packet::parse(&bytes).unwrap();
+        let mut ivs = IvSource::from_seed([0; 32]);
+        for number in 1..=6 {
+            let guard = pin();
+            let Lookup::Sa(sa) = tables.lookup_outbound(&packet, &guard) else { panic!("no SA") };
+            assert_eq!(esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap().sequence, number);
+            match number % 3 {
+                0 => assert!(tables.set_addresses(ChildSaId(1), addresses("192.0.2.9", "198.51.100.1"))),
+                1 => tables.activate_outbound(ChildSaId(1)),
+                _ => {
+                    tables.deactivate_outbound(ChildSaId(1));
+                    tables.activate_outbound(ChildSaId(1));
+                }
+            }
+        }
+        assert_eq!(tables.install(&sa(1), true), Err(InstallError::SlotTaken(sa(1).spi_in)));
+        assert_eq!(tables.stats(ChildSaId(1)).unwrap().seq_out, 6);
+    }
+
+    #[test]
+    fn b23_a_refused_sa_leaves_nothing_behind() {
+        let tables = tables();
+        let spi = sa(1).spi_in;
+        let mut cases = vec![
+            (ChildSaParams { ts_local: vec![], ..sa(1) }, InstallError::NoSelectors),
+            (ChildSaParams { spi_out: Spi(255), ..sa(1) }, InstallError::ReservedSpi(Spi(255))),
+            (ChildSaParams { spi_in: Spi(0x1000_0400), ..sa(1) }, InstallError::NoSuchSlot(Spi(0x1000_0400))),
+        ];
+        let mut bad = sa(1);
+        bad.keys_out.encryption.pop();
+        cases.push((bad, InstallError::Keys(CryptoError::BadKeyLength)));
+        let mut bad = sa(1);
+        bad.keys_in.integrity.push(1);
+        cases.push((bad, InstallError::Keys(CryptoError::BadKeyLength)));
+        let mut bad = sa(1);
+        bad.addresses.paths.clear();
+        cases.push((bad, InstallError::NoPaths));
+        for (bad, error) in cases {
+            assert_eq!(tables.install(&bad, true), Err(error));
+            assert!(tables.lookup_inbound(spi, &pin()).is_none());
+            assert_eq!(carrier(&tables), Err(None));
+            assert!(tables.children().is_empty() && tables.lock().policies.is_empty());
+        }
+        tables.install(&sa(1), true).unwrap();
+        let other = ChildSaParams { spi_in: Spi(0x3000_0001), ..sa(2) };
+        assert_eq!(tables.install(&other, true), Err(InstallError::SlotTaken(other.spi_in)));
+        let other = ChildSaParams { id: ChildSaId(1), ..sa(2) };
+        assert_eq!(tables.install(&other, true), Err(InstallError::DuplicateId(ChildSaId(1))));
+        assert!(tables.lookup_inbound(Spi(0x3000_0001), &pin()).is_none(), "the whole SPI is compared");
+    }
+
+    #[test]
+    fn b24_replay_protection_cannot_be_off() {
+        for window in [0, 1, WINDOW_MIN - 1, WINDOW_MAX + 1] {
+            let bad = ChildSaParams { replay_window: window, ..sa(1) };
+            assert_eq!(tables().install(&bad, true), Err(InstallError::BadReplayWindow(window)));
+        }
+        let tables = tables();
+        tables.install(&sa(1), true).unwrap();
+        let guard = pin();
+        let inbound = tables.lookup_inbound(sa(1).spi_in, &guard).unwrap();
+        let mut windows = ReplayTable::new(1);
+        let window = windows.window(inbound).unwrap();
+        assert_eq!(window.size(), 64);
+        assert_eq!(window.check(0), Err(DropReason::InReplayOld));
+    }
+
+    #[test]
+    fn b22_a_window_belongs_to_one_sa() {
+        let tables = tables();
+        let first = sa(1);
+        tables.install(&first, true).unwrap();
+        let mut windows = ReplayTable::new(2);
+        let guard = pin();
+        let old = tables.lookup_inbound(first.spi_in, &guard).unwrap();
+        windows.window(old).unwrap().commit(esp::Authenticated::for_test(7));
+        assert_eq!(windows.window(old).unwrap().highest(), 7);
+        tables.remove(first.id);
+        let next = ChildSaParams { spi_in: Spi(first.spi_in.0 ^ 0x4000_0000), ..sa(2) };
+        tables.install(&next, true).unwrap();
+        let new = tables.lookup_inbound(next.spi_in, &guard).unwrap();
+        assert_eq!(windows.window(new).unwrap().highest(), 0);
+        windows.window(new).unwrap().commit(esp::Authenticated::for_test(9));
+        assert!(windows.window(old).is_none(), "a late packet of the old SA must not reset the new window");
+        assert_eq!(windows.window(new).unwrap().highest(), 9);
+    }
+
+    #[test]
+    fn a_move_changes_both_directions_at_once_and_keeps_counting() {
+        let tables = tables();
+        tables.install(&sa(1), true).unwrap();
+        let guard = pin();
+        let inbound = tables.lookup_inbound(sa(1).spi_in, &guard).unwrap();
+        let mut next = addresses("192.0.2.7", "198.51.100.1");
+        next.paths.extend(sa(1).addresses.paths);
+        next.generation = 2;
+        assert!(tables.set_addresses(ChildSaId(1), next.clone()));
+        assert_eq!(inbound.addresses().load(&guard).unwrap().set(), &next);
+        let bytes = udp(US, PEER, (1, 2), b"data");
+        let Lookup::Sa(outbound) = tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) else {
+            panic!("no SA")
+        };
+        let paths = outbound.addresses().load(&guard).unwrap();
+        assert_eq!(paths.set(), &next);
+        let (path, counters) = paths.choose(0).unwrap();
+        counters.count_out(1, 100);
+        outbound.counters().stamp(77);
+        let stats = tables.stats(ChildSaId(1)).unwrap();
+        assert_eq!((stats.paths[0].path, stats.paths[0].bytes_out, stats.last_out), (path.path, 100, 77));
+    }
+
+    /// Readers run while SAs come, go and move: whatever a reader sees is whole and works.
+    #[test]
+    fn b23_readers_see_an_sa_complete_or_not_at_all() {
+        const SAS: u32 = 8;
+        let tables = Arc::new(tables());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (hits, moves) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let mut readers = Vec::new();
+        for worker in 0..2u64 {
+            let (tables, stop, hits) = (tables.clone(), stop.clone(), hits.clone());
+            readers.push(std::thread::spawn(move || {
+                let bytes = udp(US, PEER, (1, 2), b"data");
+                let packet = Packet::parse(&bytes).unwrap();
+                let mut ivs = IvSource::from_seed([worker as u8; 32]);
+                let mut windows = ReplayTable::new(1);
+                // The peers' ends, in fixed tables of their own: they number what we open.
+                let peers: Vec<_> = (0..SAS).map(|n| outbound(&mirrored(&sa(n + 1)))).collect();
+                let back = udp(PEER, US, (2, 1), b"data");
+                let back = Packet::parse(&back).unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let guard = pin();
+                    if let Lookup::Sa(sa) = tables.lookup_outbound(&packet, &guard) {
+                        let sealed = esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap();
+                        let paths = sa.addresses().load(&guard).unwrap();
+                        let (path, _) = paths.choose(sealed.flow_hash).unwrap();
+                        // Each set is made so that its parts name its generation.
+                        let port = u64::from(path.path.local.port());
+                        assert!(port == paths.set().generation || paths.set().generation == 1);
+                    }
+                    for peer in &peers {
+                        let spi = peer.spi();
+                        let Some(sa) = tables.lookup_inbound(spi, &guard) else { continue };
+                        assert_eq!(sa.spi(), spi);
+                        let mut buffer = [0; 300];
+                        let sealed = esp::seal(peer, &back, &mut buffer[HEADROOM..], &mut ivs).unwrap();
+                        let outer = OuterInfo {
+                            src: "198.51.100.1".parse().unwrap(),
+                            dst: "192.0.2.1".parse().unwrap(),
+                            tos: 0,
+                            encap: false,
+                        };
+                        let window = windows.window(sa).unwrap();
+                        let range = HEADROOM..HEADROOM + sealed.len;
+                        let opened = esp::open(sa, window, &mut buffer, range, &outer, &guard).unwrap();
+                        assert_eq!(&buffer[opened.range], back.bytes());
+                        hits.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            }));
+        }
+        let mover = {
+            let (tables, stop, moves) = (tables.clone(), stop.clone(), moves.clone());
+            std::thread::spawn(move || {
+                let mut generation = 2;
+                while !stop.load(Ordering::Relaxed) {
+                    for id in 1..=SAS {
+                        let mut set = addresses("192.0.2.1", "198.51.100.1");
+                        set.generation = generation;
+                        set.paths[0].path.local.set_port(generation as u16);
+                        set.paths.push(set.paths[0]);
+                        if tables.set_addresses(ChildSaId(id), set) {
+                            moves.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                    generation = 2 + generation % 60_000;
+                }
+            })
+        };
+        let mut round = 0u32;
+        while round < 400 || hits.load(Ordering::Relaxed) < 100 || moves.load(Ordering::Relaxed) < 100 {
+            let params = ChildSaParams { policy: PolicyId(1), ..sa(1 + round % SAS) };
+            if tables.children().contains(&params.id) {
+                tables.remove(params.id);
+            } else {
+                tables.install(&params, round.is_multiple_of(3)).unwrap();
+                tables.activate_outbound(params.id);
+            }
+            round += if round % 5 == 4 { 2 } else { 1 };
+            std::thread::yield_now();
+        }
+        stop.store(true, Ordering::Relaxed);
+        readers.into_iter().for_each(|reader| reader.join().unwrap());
+        mover.join().unwrap();
+    }
+}

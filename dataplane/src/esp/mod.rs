@@ -86,3 +86,6 @@ impl Covered {
         &self.tail[..self.tail_len]
     }
 }
+
+#[cfg(test)]
+mod tests;
