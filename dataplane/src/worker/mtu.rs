@@ -63,22 +63,6 @@ fn place(local: IpAddr, remote: IpAddr) -> usize {
     (mixed >> 56) as usize % PLACES
 }
 
-/// The longest inner packet whose ESP packet fits `mtu`. `esp_len` maps the length of an inner packet to that of
-/// its ESP packet and grows with it; `outer` is what stands in front of ESP.
-pub(crate) fn inner_mtu(
-    mtu: usize,
-    outer: usize,
-    inner_ipv4: bool,
-    esp_len: impl Fn(usize) -> usize,
-) -> usize {
-    let (mut fits, mut beyond) = (0, mtu + 1);
-    while beyond - fits > 1 {
-        let middle = (fits + beyond) / 2;
-        if outer + esp_len(middle) <= mtu { fits = middle } else { beyond = middle }
-    }
-    fits.max(floor(inner_ipv4))
-}
-
 /// Limits the ICMP errors of a worker.
 #[derive(Default)]
 pub(crate) struct ErrorLimit {
@@ -110,19 +94,6 @@ mod tests {
         assert_eq!(mtus.get(a, b, 60_004), Some(1300));
         assert_eq!(mtus.get(a, c, 6), None);
         assert_eq!(mtus.get(a, b, 60_005), None);
-    }
-
-    #[test]
-    fn b27_the_mtu_told_is_what_fits_but_never_below_the_floor() {
-        // AES-GCM in UDP over IPv4: 28 in front, 8 + 8 before, padding to 4 with 2 of trailer, 16 behind.
-        let esp_len = |inner: usize| 16 + (inner + 2).next_multiple_of(4) + 16;
-        for mtu in 1000..1500 {
-            let inner = inner_mtu(mtu, 28, true, esp_len);
-            assert!(28 + esp_len(inner) <= mtu && 28 + esp_len(inner + 1) > mtu);
-        }
-        assert_eq!(inner_mtu(1500, 28, true, esp_len), 1438);
-        assert_eq!(inner_mtu(68, 28, true, esp_len), 576);
-        assert_eq!(inner_mtu(1300, 28, false, esp_len), 1280);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use mobikex_common::sa::Mode;
 use mobikex_common::wire::icmp;
 use mobikex_common::wire::ip::Packet;
 
-use super::mtu::{ErrorLimit, PathMtus, floor, inner_mtu};
+use super::mtu::{ErrorLimit, PathMtus, floor};
 use super::{Now, Sockets, Worker, report};
 use crate::engine::Shared;
 use crate::esp::{self, IvSource};
@@ -33,7 +33,8 @@ const LANE_DF: usize = 4;
 pub(super) struct Outbound {
     /// Packets read from the TUN device, kept until they are sent: an ICMP error quotes them.
     inner: Box<[u8]>,
-    pending: [Pending; BATCH],
+    /// Their lengths.
+    lens: [usize; BATCH],
     batch: SendBatch,
     ivs: IvSource,
     mtus: PathMtus,
@@ -42,21 +43,11 @@ pub(super) struct Outbound {
     df: [bool; LANE_DF],
 }
 
-/// What must be remembered of a sealed packet to explain a refusal.
-#[derive(Clone, Copy, Default)]
-struct Pending {
-    inner_len: usize,
-    /// Octets of the outer packet beyond those of the ESP packet.
-    outer: usize,
-    /// What the ESP packet is longer than the inner packet, at most.
-    growth: usize,
-}
-
 impl Outbound {
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
             inner: vec![0; BATCH * SLOT].into_boxed_slice(),
-            pending: [Pending::default(); BATCH],
+            lens: [0; BATCH],
             batch: SendBatch::new(),
             ivs: IvSource::from_system().map_err(io::Error::other)?,
             mtus: PathMtus::new(),
@@ -114,7 +105,7 @@ fn prepare(
     len: usize,
     now: &Now<'_>,
 ) -> Result<(), DropReason> {
-    let Outbound { inner, pending, batch, ivs, mtus, errors, .. } = this;
+    let Outbound { inner, lens, batch, ivs, mtus, errors, .. } = this;
     let bytes = &inner[index * SLOT..][..len];
     let packet = Packet::parse(bytes).map_err(|_| DropReason::OutNotIp)?;
     let sa = match shared.tables.lookup_outbound(&packet, now.guard) {
@@ -132,15 +123,13 @@ fn prepare(
     let (chosen, counters) = set.choose(paths::flow_hash(&packet)).ok_or(DropReason::OutNoPath)?;
     let (path, encap) = (chosen.path, set.set().encap);
     let lane = lane(sockets, &path, encap).ok_or(DropReason::OutNoPath)?;
-    let outer = if path.remote.is_ipv4() { IPV4 } else { IPV6 } + if encap { UDP } else { 0 };
+    let outer = outer_len(&path, encap);
 
     // Packets up to the floor always pass, in fragments if need be.
     let whole = must_stay_whole(sa, &packet) && packet.total_len > floor(packet.is_ipv4());
     if whole && let Some(mtu) = mtus.get(path.local, path.remote, now.ms) {
-        let bare = if sa.mode() == Mode::Transport { packet.header_len } else { 0 };
-        let esp_len = |inner: usize| sa.sealed_len(inner.saturating_sub(bare));
-        if outer + esp_len(packet.total_len) > mtu {
-            let fits = inner_mtu(mtu, outer, packet.is_ipv4(), esp_len);
+        let fits = inner_fit(sa, &packet, outer, mtu);
+        if packet.total_len > fits {
             too_big(errors, tun, &packet, fits, now);
             return Err(DropReason::OutTooBig);
         }
@@ -152,8 +141,7 @@ fn prepare(
     let sealed = sealed?;
     sa.counters().stamp(now.ms);
     counters.count_out(1, sealed.len);
-    pending[index] =
-        Pending { inner_len: packet.total_len, outer, growth: sealed.len.saturating_sub(packet.total_len) };
+    lens[index] = len;
     let Path { local, mut remote } = path;
     if !encap {
         remote.set_port(0);
@@ -176,6 +164,19 @@ fn lane(sockets: &Sockets, path: &Path, encap: bool) -> Option<usize> {
     (there && same_family).then_some(if encap { 0 } else { LANE_RAW } | if ipv4 { 0 } else { LANE_IPV6 })
 }
 
+/// Octets in front of ESP.
+fn outer_len(path: &Path, encap: bool) -> usize {
+    let ip = if path.remote.is_ipv4() { IPV4 } else { IPV6 };
+    ip + if encap { UDP } else { 0 }
+}
+
+/// The longest packet like `packet` whose outer packet fits `mtu`; at least the floor.
+fn inner_fit(sa: &OutboundSa, packet: &Packet<'_>, outer: usize, mtu: usize) -> usize {
+    // Transport mode protects what follows the IP header.
+    let bare = if sa.mode() == Mode::Transport { packet.header_len } else { 0 };
+    (sa.max_payload(mtu.saturating_sub(outer)) + bare).max(floor(packet.is_ipv4()))
+}
+
 /// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
 /// carried outside (RFC 4301 8.1). Then the sender hears of a narrow path instead (RFC 4301 8.2).
 fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
@@ -194,7 +195,7 @@ fn send_lane(
     lane: usize,
     now: &Now<'_>,
 ) {
-    let Outbound { inner, pending, batch, mtus, errors, df, .. } = this;
+    let Outbound { inner, lens, batch, mtus, errors, df, .. } = this;
     let (socket, want) = (lane % LANE_DF, lane >= LANE_DF);
     let count = |reason| shared.drops[worker].add(reason);
     let failed = |slot: &SendSlot, error: io::Error| {
@@ -203,15 +204,12 @@ fn send_lane(
         }
         count(DropReason::OutTooBig);
         // The path is narrower than thought: ask the system how narrow, and tell the sender.
-        let p = pending[slot.tag];
         let Ok(mtu) = path_mtu(slot.local.ip(), slot.remote, shared.mark) else { return };
         mtus.learn(slot.local, slot.remote, mtu, now.ms);
-        if let Ok(packet) = Packet::parse(&inner[slot.tag * SLOT..][..p.inner_len]) {
-            // The growth includes this packet's padding, so the result may be a few octets too small: never too
-            // large. The exact figure follows with the next packet, from the SA itself.
-            let fits = usize::from(mtu).saturating_sub(p.outer + p.growth + PADDING);
-            too_big(errors, tun, &packet, fits.max(floor(packet.is_ipv4())), now);
-        }
+        let Ok(packet) = Packet::parse(&inner[slot.tag * SLOT..][..lens[slot.tag]]) else { return };
+        let Lookup::Sa(sa) = shared.tables.lookup_outbound(&packet, now.guard) else { return };
+        let outer = outer_len(&Path { local: slot.local, remote: slot.remote }, socket & LANE_RAW == 0);
+        too_big(errors, tun, &packet, inner_fit(sa, &packet, outer, mtu.into()), now);
     };
     let set_df = |set: &mut [bool], apply: &dyn Fn(bool) -> io::Result<()>| {
         if set[socket] == want || apply(want).is_ok() {
@@ -239,9 +237,6 @@ fn send_lane(
         }
     }
 }
-
-/// Padding of a packet that was sealed with none can need this much more (AES-CBC).
-const PADDING: usize = 15;
 
 /// Tells the sender of `packet` what would fit (RFC 1191 4, RFC 4443 3.2). The error comes from the packet's
 /// destination: that address is routed into the tunnel, so it passes a reverse path filter, and it is none of ours.
