@@ -250,6 +250,18 @@ mod tests {
         assert_eq!(ReplayWindow::new(0).check(0), Err(DropReason::InReplayOld));
     }
 
+    /// RFC 4303 A2.2: the window reaches from T - W + 1, in its own subspace or the one before.
+    #[test]
+    fn esn_subspaces_change_at_the_bottom_of_the_window() {
+        let mut window = ReplayWindow::new(64);
+        window.commit(Authenticated::for_test(1000));
+        assert_eq!(window.infer_esn(937), 937);
+        assert_eq!(window.infer_esn(936), 1 << 32 | 936);
+        window.commit(Authenticated::for_test(1 << 32 | 10));
+        assert_eq!(window.infer_esn(u32::MAX - 52), u64::from(u32::MAX) - 52);
+        assert_eq!(window.infer_esn(u32::MAX - 53), 1 << 32 | u64::from(u32::MAX - 53));
+    }
+
     #[test]
     fn esn_at_the_ends_of_the_number_space() {
         let window = ReplayWindow::new(64);

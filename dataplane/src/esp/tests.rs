@@ -455,6 +455,15 @@ fn transport_mode_repairs_checksums_behind_a_nat() {
         let pseudo = checksum::pseudo_header(ip(us), ip(peer), 6, 27);
         assert_eq!(checksum::finish(checksum::sum(&opened[head..], pseudo)), 0);
     }
+    // A sum of zero is sent as ones, for zero means "none" (RFC 768).
+    let ours = transport(false, GCM);
+    let mut receiver = Receiver::of(&ours);
+    receiver.outer.encap = true;
+    let sum = udp(US, PEER, (1, 2), &[0, 0])[26..28].to_vec();
+    let mut sent = udp(US, PEER, (1, 2), &sum);
+    sent[26..28].copy_from_slice(&[0x12, 0x34]);
+    let opened = receiver.open(&craft(&ours, 1, &padded(&sent[20..], 17))).unwrap();
+    assert_eq!(opened[26..28], [0xff, 0xff]);
     // UDP over IPv4 may do without.
     let ours = transport(false, GCM);
     let mut receiver = Receiver::of(&ours);
