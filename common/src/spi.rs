@@ -8,7 +8,7 @@
 use std::fmt;
 
 use rand_core::Rng;
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 
 /// Bits of an ESP SPI that hold the SAD slot.
 pub const SLOT_BITS: u32 = 20;
@@ -16,8 +16,7 @@ pub const SLOT_BITS: u32 = 20;
 pub const MAX_SLOTS: u32 = 1 << SLOT_BITS;
 
 /// The SPI of an ESP SA (RFC 4303 2.1).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Spi(pub u32);
 
 impl Spi {
@@ -43,6 +42,13 @@ impl fmt::Display for Spi {
     }
 }
 
+impl Serialize for Spi {
+    /// In hexadecimal, as it is shown everywhere; many JSON readers would round a number of 64 bits.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
 impl fmt::Debug for Spi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Spi({self})")
@@ -50,8 +56,7 @@ impl fmt::Debug for Spi {
 }
 
 /// One of the two SPIs of an IKE SA (RFC 7296 3.1); zero only in the responder's place of a first request.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct IkeSpi(pub u64);
 
 impl IkeSpi {
@@ -77,6 +82,13 @@ impl IkeSpi {
 impl fmt::Display for IkeSpi {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl Serialize for IkeSpi {
+    /// In hexadecimal, as it is shown everywhere; many JSON readers would round a number of 64 bits.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

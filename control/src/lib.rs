@@ -1,6 +1,10 @@
-//! The control half of mobikex: configuration and the IKEv2 engine.
+//! The control half of mobikex: configuration, the IKEv2 engine, the daemon around it and the command line.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod ike;
+pub mod logging;
+pub mod protocol;
+pub mod views;

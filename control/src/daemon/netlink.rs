@@ -24,7 +24,8 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 
 /// The "protocol" that marks routes and rules as ours (`ip route` shows it as `proto 109`), from the range that
-/// the kernel leaves to routing daemons. It is how left-overs of a crash are recognised.
+/// the kernel leaves to routing daemons. It is how the rule that a crash leaves behind is
+/// recognised; routes vanish with the TUN device.
 pub const PROTOCOL: u8 = 109;
 
 /// Multicast groups of a monitor, as in `linux/rtnetlink.h`: links, addresses and routes of both families.
@@ -217,19 +218,6 @@ impl Netlink {
         }
     }
 
-    /// Removes every route of ours from a table, whatever device it names; returns how many there were.
-    pub fn flush_routes(&mut self, table: u32) -> Result<usize, NetlinkError> {
-        let mut removed = 0;
-        for message in self.routes(table)? {
-            match self.change("remove a left-over route", RouteNetlinkMessage::DelRoute(message), 0) {
-                Ok(()) => removed += 1,
-                Err(error) if error.is(libc::ESRCH) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(removed)
-    }
-
     /// The source address that the kernel would choose toward `remote` for a packet with our mark, or `None`
     /// when it has no route.
     pub fn route_source(&mut self, remote: IpAddr, mark: u32) -> Result<Option<IpAddr>, NetlinkError> {
@@ -257,26 +245,6 @@ impl Netlink {
             }),
             _ => None,
         }))
-    }
-
-    fn routes(&mut self, table: u32) -> Result<Vec<RouteMessage>, NetlinkError> {
-        let mut found = Vec::new();
-        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-            let mut message = RouteMessage::default();
-            message.header.address_family = family;
-            for answer in self.dump("list routes", RouteNetlinkMessage::GetRoute(message))? {
-                let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-                let in_table = route.attributes.iter().find_map(|a| match a {
-                    RouteAttribute::Table(table) => Some(*table),
-                    _ => None,
-                });
-                let ours = route.header.protocol == RouteProtocol::Other(PROTOCOL);
-                if ours && in_table.unwrap_or(u32::from(route.header.table)) == table {
-                    found.push(route);
-                }
-            }
-        }
-        Ok(found)
     }
 
     fn change(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
@@ -552,10 +520,6 @@ mod tests {
 
         netlink.remove_route(route("0.0.0.0", 0, None)).unwrap();
         netlink.remove_route(route("0.0.0.0", 0, None)).unwrap();
-        ip("route add 10.99.0.0/16 dev tun9 table 220");
-        assert_eq!(netlink.flush_routes(220).unwrap(), 2);
-        let left = ip("route show table 220");
-        assert!(left.starts_with("10.99.0.0/16 dev tun9") && left.lines().count() == 1, "{left}");
         netlink.remove_rule(rule).unwrap();
         netlink.remove_rule(rule).unwrap();
         assert!(!ip("rule show").contains("fwmark") && ip("rule show").contains("lookup 99"));

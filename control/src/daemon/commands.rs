@@ -1,0 +1,179 @@
+//! What clients of the control socket ask for.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use mio::Token;
+use mobikex_common::crypto::provider_name;
+use mobikex_common::sa::ChildSaId;
+
+use super::control_socket::ClientId;
+use super::event_loop::Daemon;
+use super::operation::Operation;
+use crate::ike::{Command, CommandError};
+use crate::protocol::{Reply, Request, Target};
+use crate::views::{PathTraffic, Sas, Stats, Traffic, connections_data, connections_text};
+
+impl Daemon {
+    /// Something happened to a client: it sent, it reads again, or it left.
+    pub(super) fn serve(&mut self, token: Token) {
+        let Some(id) = self.control.client(token) else { return };
+        let requests = if self.control.flush(id) { self.control.read(id) } else { None };
+        let Some(requests) = requests else {
+            self.operations.remove(&id);
+            self.monitors.remove(&id);
+            self.tap.set_open(!self.operations.is_empty());
+            return;
+        };
+        for request in requests {
+            match request {
+                Ok(request) => self.handle(id, request),
+                Err(reason) => {
+                    self.control.send(id, &Reply::Failed { reason });
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, id: ClientId, request: Request) {
+        let view = |json: bool, data: &dyn Fn() -> serde_json::Value, text: &dyn Fn() -> String| {
+            if json { Reply::Data { data: data() } } else { Reply::Text { text: text() } }
+        };
+        let reply = match request {
+            Request::Sas { json } => {
+                let sas = self.sas();
+                view(json, &|| sas.data(), &|| sas.to_string())
+            }
+            Request::Conns { json } => {
+                view(json, &|| connections_data(&self.config), &|| connections_text(&self.config))
+            }
+            Request::Stats { json } => {
+                let stats = self.stats();
+                view(json, &|| serde_json::json!(stats), &|| stats.to_string())
+            }
+            Request::Monitor => {
+                self.monitors.insert(id);
+                return;
+            }
+            Request::Up(target) => return self.begin(id, target, Kind::Up),
+            Request::Down(target) => return self.begin(id, target, Kind::Down),
+            Request::Rekey(target) => return self.begin(id, target, Kind::Rekey),
+        };
+        self.control.send(id, &reply);
+    }
+
+    /// Starts a command; its outcome is told when it is known, which may be at once.
+    fn begin(&mut self, id: ClientId, target: Target, kind: Kind) {
+        if self.operations.contains_key(&id) {
+            self.control.send(id, &Reply::Failed { reason: "one command at a time".into() });
+            return;
+        }
+        let now = Instant::now();
+        // What is said from here on belongs to this command.
+        if self.operations.is_empty() {
+            self.tap.take();
+        }
+        self.tap.set_open(true);
+        let before = self.endpoint.ike_sas(now);
+        let started = self.start(now, &target, kind);
+        let operation = match (started, kind) {
+            (Err(error), _) => Err(error.to_string()),
+            (Ok(()), Kind::Up) => match self.config.connection(&target.connection) {
+                Some(connection) => Ok(Operation::up(target, connection)),
+                None => Err(CommandError::Unknown(target.to_string()).to_string()),
+            },
+            (Ok(()), Kind::Down) => Ok(Operation::down(target, &before)),
+            (Ok(()), Kind::Rekey) => Ok(Operation::rekey(target, &before)),
+        };
+        match operation {
+            Ok(operation) => {
+                self.operations.insert(id, operation);
+            }
+            Err(reason) => {
+                self.control.send(id, &Reply::Failed { reason });
+            }
+        }
+        self.carry_out(now);
+        self.tap.set_open(!self.operations.is_empty());
+    }
+
+    fn start(&mut self, now: Instant, target: &Target, kind: Kind) -> Result<(), CommandError> {
+        let (connection, child) = (target.connection.clone(), target.child.clone());
+        let command = match kind {
+            Kind::Up => {
+                // Routes may have come since the last look.
+                self.look_at_network();
+                Command::Up { connection, child }
+            }
+            Kind::Down => Command::Down { connection, child },
+            Kind::Rekey => Command::Rekey { connection, child },
+        };
+        self.endpoint.handle_command(now, command)
+    }
+
+    fn sas(&self) -> Sas {
+        let ike = self.endpoint.ike_sas(Instant::now());
+        let children = ike.iter().flat_map(|sa| &sa.children);
+        let traffic = children.filter_map(|child| Some((child.id, self.traffic(child.id)?))).collect();
+        let down = self
+            .config
+            .connections
+            .iter()
+            .filter(|conn| !ike.iter().any(|sa| sa.name == conn.name))
+            .map(|conn| conn.name.clone())
+            .collect();
+        Sas { ike, traffic, down }
+    }
+
+    fn traffic(&self, id: ChildSaId) -> Option<Traffic> {
+        let stats = self.dataplane.tables().stats(id)?;
+        let now_ms = self.dataplane.now_ms();
+        // 0 stands for never.
+        let idle = |last_ms: u64| (last_ms != 0).then(|| now_ms.saturating_sub(last_ms) / 1000);
+        let path = |p: &mobikex_dataplane::counters::PathStats| PathTraffic {
+            path: p.path,
+            packets_in: p.packets_in,
+            bytes_in: p.bytes_in,
+            packets_out: p.packets_out,
+            bytes_out: p.bytes_out,
+        };
+        Some(Traffic {
+            bytes_in: stats.bytes_in,
+            packets_in: stats.packets_in,
+            idle_in: idle(stats.last_in),
+            bytes_out: stats.bytes_out,
+            packets_out: stats.packets_out,
+            idle_out: idle(stats.last_out),
+            sequence_out: stats.seq_out,
+            sequence_in: stats.replay_highest,
+            paths: stats.paths.iter().map(path).collect(),
+        })
+    }
+
+    fn stats(&self) -> Stats {
+        let ike = self.endpoint.ike_sas(Instant::now());
+        let (mut ike_sas, mut child_sas) = (BTreeMap::new(), BTreeMap::new());
+        for sa in &ike {
+            *ike_sas.entry(sa.state).or_insert(0) += 1;
+            for child in &sa.children {
+                *child_sas.entry(child.state).or_insert(0) += 1;
+            }
+        }
+        Stats {
+            version: env!("CARGO_PKG_VERSION"),
+            crypto: provider_name(),
+            uptime: self.started.elapsed().as_secs(),
+            ike_sas,
+            child_sas,
+            ike_ignored: self.endpoint.counters(),
+            drops: self.dataplane.counters().iter().map(|(reason, count)| (reason.name(), count)).collect(),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Up,
+    Down,
+    Rekey,
+}

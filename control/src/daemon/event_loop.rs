@@ -1,0 +1,436 @@
+//! The loop: waits for something to happen, gives it to the engine, carries out what the engine asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+use mobikex_dataplane::{Dataplane, Upcall};
+use signal_hook_mio::v1_0::Signals;
+use tracing::{debug, error, info, warn};
+
+use super::control_socket::{ClientId, ControlSocket};
+use super::netlink::{Monitor, Netlink};
+use super::notify::notify;
+use super::operation::Operation;
+use super::routes::Routes;
+use super::sockets::{IkeSockets, Received};
+use super::{DaemonError, Options, needs_raw_esp};
+use crate::config::{self, Config, StartAction};
+use crate::ike::{ChildEvent, Command, Endpoint, Event, Output};
+use crate::logging::LogTap;
+use crate::protocol::Reply;
+
+/// Sockets of IKE have the tokens below; there are four at most.
+const SIGNALS: Token = Token(16);
+const UPCALLS: Token = Token(17);
+const NETWORK: Token = Token(18);
+/// Clients have the tokens above.
+const CONTROL: Token = Token(19);
+
+/// How long peers have to confirm the deletion of their SAs when we end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Changes of the network come in flocks; they are looked at this long after the first.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Upcalls handled before the sockets have their turn again.
+const UPCALLS_AT_ONCE: usize = 1024;
+
+pub(super) struct Daemon {
+    pub(super) config: Config,
+    pub(super) endpoint: Endpoint,
+    pub(super) dataplane: Dataplane,
+    pub(super) control: ControlSocket,
+    pub(super) operations: BTreeMap<ClientId, Operation>,
+    pub(super) monitors: BTreeSet<ClientId>,
+    pub(super) started: Instant,
+    pub(super) tap: LogTap,
+    config_path: PathBuf,
+    poll: Poll,
+    sockets: IkeSockets,
+    signals: Signals,
+    netlink: Netlink,
+    monitor: Monitor,
+    routes: Routes,
+    /// When to look at the network again.
+    network_at: Option<Instant>,
+    /// When to end although peers have not answered.
+    end_at: Option<Instant>,
+    failure: Option<DaemonError>,
+}
+
+impl Daemon {
+    pub(super) fn new(
+        options: &Options,
+        config: Config,
+        dataplane: Dataplane,
+        sockets: IkeSockets,
+        netlink: Netlink,
+        monitor: Monitor,
+    ) -> Result<Self, DaemonError> {
+        let system = |what: &'static str| move |error| DaemonError::System(what, error);
+        let poll = Poll::new().map_err(system("cannot poll"))?;
+        let registry = poll.registry();
+        sockets.register(registry).map_err(system("cannot poll the sockets"))?;
+        let wanted = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let mut signals = Signals::new(wanted).map_err(system("cannot take signals"))?;
+        registry
+            .register(&mut signals, SIGNALS, Interest::READABLE)
+            .map_err(system("cannot poll signals"))?;
+        let waker = Arc::new(Waker::new(registry, UPCALLS).map_err(system("cannot make a waker"))?);
+        dataplane.set_waker(Box::new(move || {
+            // Fails only when the loop is gone.
+            let _ = waker.wake();
+        }));
+        registry
+            .register(&mut SourceFd(&monitor.as_raw_fd()), NETWORK, Interest::READABLE)
+            .map_err(system("cannot poll netlink"))?;
+        let control = ControlSocket::bind(&options.socket, options.socket_group, CONTROL, registry).map_err(
+            |error| DaemonError::ControlSocket { path: options.socket.display().to_string(), error },
+        )?;
+        let mut seed = [0; 32];
+        getrandom::fill(&mut seed)
+            .map_err(|error| DaemonError::System("no random seed", io::Error::other(error)))?;
+        let now = Instant::now();
+        let routes = Routes::new(dataplane.tun_index(), config.daemon.table);
+        Ok(Self {
+            endpoint: Endpoint::new(now, config.clone(), seed),
+            config,
+            dataplane,
+            control,
+            operations: BTreeMap::new(),
+            monitors: BTreeSet::new(),
+            started: now,
+            tap: options.tap.clone(),
+            config_path: options.config.clone(),
+            poll,
+            sockets,
+            signals,
+            netlink,
+            monitor,
+            routes,
+            network_at: None,
+            end_at: None,
+            failure: None,
+        })
+    }
+
+    /// Runs until told to end, then takes leave of the peers.
+    pub(super) fn run(mut self) -> Result<(), DaemonError> {
+        self.look_at_network();
+        self.endpoint.start_connections(Instant::now());
+        self.carry_out(Instant::now());
+        let d = &self.config.daemon;
+        info!(
+            target: "CFG",
+            "mobikex {} is ready: {} connections, UDP ports {} and {}, device {}",
+            env!("CARGO_PKG_VERSION"),
+            self.config.connections.len(),
+            d.port,
+            d.port_nat_t,
+            self.dataplane.tun_name(),
+        );
+        tell_service_manager("READY=1");
+        let mut events = Events::with_capacity(64);
+        // Sockets that had more than one turn's worth; readiness is told only once.
+        let mut unfinished: BTreeSet<usize> = BTreeSet::new();
+        let mut more_upcalls = false;
+        loop {
+            let pause =
+                if unfinished.is_empty() && !more_upcalls { self.pause() } else { Some(Duration::ZERO) };
+            if let Err(error) = self.poll.poll(&mut events, pause)
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                return Err(DaemonError::System("cannot poll", error));
+            }
+            let mut ready = std::mem::take(&mut unfinished);
+            let (mut signalled, mut accept, mut network) = (false, false, false);
+            let mut upcalls = std::mem::take(&mut more_upcalls);
+            let mut clients = BTreeSet::new();
+            for event in &events {
+                match event.token() {
+                    SIGNALS => signalled = true,
+                    UPCALLS => upcalls = true,
+                    NETWORK => network = true,
+                    CONTROL => accept = true,
+                    Token(index) if index < SIGNALS.0 => {
+                        ready.insert(index);
+                    }
+                    token => {
+                        clients.insert(token);
+                    }
+                }
+            }
+            for index in ready {
+                if self.receive(index) {
+                    unfinished.insert(index);
+                }
+            }
+            if upcalls {
+                more_upcalls = self.take_upcalls();
+            }
+            if accept {
+                self.control.accept(self.poll.registry());
+            }
+            for token in clients {
+                self.serve(token);
+            }
+            if network && self.monitor.drain() && self.network_at.is_none() {
+                self.network_at = Some(Instant::now() + DEBOUNCE);
+            }
+            let now = Instant::now();
+            if self.network_at.is_some_and(|at| at <= now) {
+                self.network_at = None;
+                self.look_at_network();
+            }
+            if self.endpoint.next_timeout().is_some_and(|at| at <= now) {
+                self.endpoint.handle_timeout(now);
+            }
+            self.carry_out(now);
+            if signalled {
+                self.take_signals();
+            }
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            if self.end_at.is_some_and(|at| at <= Instant::now() || self.endpoint.is_idle()) {
+                info!(target: "CFG", "ending");
+                self.routes.clear(&mut self.netlink);
+                self.dataplane.shutdown();
+                return Ok(());
+            }
+        }
+    }
+
+    fn pause(&self) -> Option<Duration> {
+        let next = [self.endpoint.next_timeout(), self.network_at, self.end_at].into_iter().flatten().min();
+        next.map(|at| at.saturating_duration_since(Instant::now()))
+    }
+
+    fn receive(&mut self, index: usize) -> bool {
+        let now = Instant::now();
+        let (endpoint, dataplane) = (&mut self.endpoint, &self.dataplane);
+        let more = self.sockets.receive(index, |received| match received {
+            Received::Ike { local, remote, nat_t, message } => {
+                endpoint.handle_datagram(now, local, remote, nat_t, message);
+            }
+            Received::Esp(meta, packet) => {
+                dataplane.give_esp(meta, packet);
+            }
+        });
+        self.carry_out(now);
+        more
+    }
+
+    /// Handles some upcalls; true if there may be more.
+    fn take_upcalls(&mut self) -> bool {
+        let now = Instant::now();
+        for _ in 0..UPCALLS_AT_ONCE {
+            let Ok(upcall) = self.dataplane.upcalls().try_recv() else {
+                self.carry_out(now);
+                return false;
+            };
+            let event = match upcall {
+                Upcall::Acquire { policy, src, dst, protocol, .. } => {
+                    debug!(target: "CHD", "traffic {src} -> {dst}, protocol {protocol} asks for an SA");
+                    ChildEvent::Acquire(policy)
+                }
+                Upcall::SoftLimit(id) => ChildEvent::SoftLimit(id),
+                Upcall::HardLimit(id) | Upcall::SequenceExhausted(id) => ChildEvent::HardLimit(id),
+                Upcall::FirstInbound(id) => ChildEvent::FirstInbound(id),
+                Upcall::Ike { local, remote, data } => {
+                    self.endpoint.handle_datagram(now, local, remote, true, &data);
+                    continue;
+                }
+                Upcall::WorkerFailed(index) => {
+                    error!(target: "ESP", "packet worker {index} has failed");
+                    self.failure = Some(DaemonError::Worker(index));
+                    self.begin_end(now);
+                    continue;
+                }
+            };
+            self.endpoint.handle_child_event(now, event);
+        }
+        self.carry_out(now);
+        true
+    }
+
+    fn take_signals(&mut self) {
+        let pending: Vec<_> = self.signals.pending().collect();
+        for signal in pending {
+            if signal == libc::SIGHUP {
+                self.reload();
+            } else if self.end_at.is_some() {
+                // Asked twice: at once.
+                self.end_at = Some(Instant::now());
+            } else {
+                self.begin_end(Instant::now());
+            }
+        }
+    }
+
+    fn begin_end(&mut self, now: Instant) {
+        info!(target: "CFG", "deleting all SAs, then ending");
+        tell_service_manager("STOPPING=1");
+        self.end_at = Some(now + FAREWELL);
+        if let Err(error) = self.endpoint.handle_command(now, Command::Shutdown) {
+            warn!(target: "IKE", "{error}");
+        }
+        self.carry_out(now);
+    }
+
+    /// Reads the configuration again. Established SAs stay as they were negotiated.
+    fn reload(&mut self) {
+        let config = match config::load(&self.config_path) {
+            Ok(config) => config,
+            Err(errors) => {
+                for error in &errors {
+                    error!(target: "CFG", "{error}");
+                }
+                return error!(target: "CFG", "the configuration stays as it was");
+            }
+        };
+        if config.daemon != self.config.daemon || needs_raw_esp(&config) && !needs_raw_esp(&self.config) {
+            warn!(target: "CFG", "changes of the section 'mobikex', and the first 'encap = no', need a restart");
+        }
+        let now = Instant::now();
+        let added: Vec<String> = config
+            .connections
+            .iter()
+            .filter(|c| self.config.connection(&c.name).is_none())
+            .filter(|c| c.children.iter().any(|child| child.start_action == StartAction::Start))
+            .map(|c| c.name.clone())
+            .collect();
+        self.config = config.clone();
+        self.endpoint.set_config(config);
+        self.look_at_network();
+        for connection in added {
+            if let Err(error) = self.endpoint.handle_command(now, Command::Up { connection, child: None }) {
+                info!(target: "IKE", "{error}");
+            }
+        }
+        self.carry_out(now);
+        info!(target: "CFG", "configuration loaded: {} connections", self.config.connections.len());
+    }
+
+    /// Looks up which addresses we have and which the system would use toward each peer.
+    pub(super) fn look_at_network(&mut self) {
+        match self.netlink.addresses() {
+            Ok(addresses) => self.routes.set_addresses(&mut self.netlink, addresses),
+            Err(error) => warn!(target: "NET", "{error}"),
+        }
+        let mark = self.config.daemon.mark;
+        for remote in self.endpoint.remote_addresses() {
+            match self.netlink.route_source(remote, mark) {
+                Ok(Some(local)) => self.endpoint.set_route_source(remote, local),
+                Ok(None) => debug!(target: "NET", "no route to {remote}"),
+                Err(error) => warn!(target: "NET", "{error}"),
+            }
+        }
+        self.carry_out(Instant::now());
+    }
+
+    /// Does what the engine asks for, then tells those who wait.
+    pub(super) fn carry_out(&mut self, now: Instant) {
+        let mut happened = Vec::new();
+        while let Some(output) = self.endpoint.poll_output() {
+            match output {
+                Output::Transmit { local, remote, nat_t, data } => self.transmit(local, remote, nat_t, &data),
+                Output::Event(event) => {
+                    log_event(&event);
+                    happened.push(event);
+                }
+                other => self.change_tables(other),
+            }
+        }
+        self.tell(now, &happened);
+    }
+
+    fn transmit(&self, local: SocketAddr, remote: SocketAddr, nat_t: bool, data: &[u8]) {
+        self.sockets.send(local, remote, nat_t, data);
+    }
+
+    /// Changes the packet path and the routes into it. A route comes after what it leads to, and goes before it.
+    fn change_tables(&mut self, output: Output) {
+        let (tables, routes, netlink) = (self.dataplane.tables(), &mut self.routes, &mut self.netlink);
+        match output {
+            Output::InstallTrap { policy, ts_local, ts_remote, mode } => {
+                tables.install_trap(policy, &ts_local, &ts_remote, mode);
+                routes.add(netlink, policy, None, &ts_local, &ts_remote);
+            }
+            Output::InstallChild { params, outbound } => {
+                if let Err(error) = tables.install(&params, outbound) {
+                    return error!(target: "CHD", "{} cannot be installed: {error}", params.name);
+                }
+                routes.add(netlink, params.policy, Some(params.id), &params.ts_local, &params.ts_remote);
+            }
+            Output::RemovePolicy(policy) => {
+                routes.remove_policy(netlink, policy);
+                tables.remove_policy(policy);
+            }
+            Output::RemoveChild(id) => {
+                routes.remove_child(netlink, id);
+                tables.remove(id);
+            }
+            Output::ActivateOutbound(id) => tables.activate_outbound(id),
+            Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
+            Output::SetAddresses { child, set } => {
+                tables.set_addresses(child, set);
+            }
+            Output::Transmit { .. } | Output::Event(_) => {}
+        }
+    }
+
+    /// Shows events to monitors, and events, log lines and outcomes to clients that wait for a command.
+    fn tell(&mut self, now: Instant, happened: &[Event]) {
+        if !self.monitors.is_empty() {
+            for event in happened {
+                let data = serde_json::to_value(event).unwrap_or_default();
+                let reply = Reply::Event { text: event.to_string(), data };
+                self.monitors.retain(|id| self.control.send(*id, &reply));
+            }
+        }
+        if self.operations.is_empty() {
+            return;
+        }
+        let lines = self.tap.take();
+        let views = self.endpoint.ike_sas(now);
+        let control = &mut self.control;
+        self.operations.retain(|id, operation| {
+            let shown = lines.iter().all(|(group, text)| {
+                control.send(*id, &Reply::Log { group: (*group).into(), text: text.clone() })
+            });
+            match operation.step(happened, &views) {
+                _ if !shown => false,
+                None => true,
+                Some(outcome) => {
+                    control
+                        .send(*id, &outcome.map_or_else(|reason| Reply::Failed { reason }, |()| Reply::Done));
+                    false
+                }
+            }
+        });
+        self.tap.set_open(!self.operations.is_empty());
+    }
+}
+
+fn log_event(event: &Event) {
+    match event {
+        Event::IkeUp { .. } | Event::IkeRekeyed { .. } | Event::IkeDown { .. } | Event::IkeFailed { .. } => {
+            info!(target: "IKE", "{event}");
+        }
+        _ => info!(target: "CHD", "{event}"),
+    }
+}
+
+fn tell_service_manager(state: &str) {
+    if let Err(error) = notify(state) {
+        warn!(target: "CFG", "cannot tell the service manager {state}: {error}");
+    }
+}

@@ -1,0 +1,362 @@
+//! How SAs, connections and counters are shown: as text in the look of `swanctl`, and as data for programs.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Write as _};
+
+use mobikex_common::addr::Path;
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::ChildSaId;
+use mobikex_common::ts::TrafficSelector;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::config::{Config, Connection};
+use crate::ike::{ChildSaView, IkeCounters, IkeSaView};
+
+/// What a Child SA has carried.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Traffic {
+    /// Octets of inner packets received.
+    pub bytes_in: u64,
+    /// Inner packets received.
+    pub packets_in: u64,
+    /// Seconds since the last packet received, if any was.
+    pub idle_in: Option<u64>,
+    /// Octets of inner packets sent.
+    pub bytes_out: u64,
+    /// Inner packets sent.
+    pub packets_out: u64,
+    /// Seconds since the last packet sent, if any was.
+    pub idle_out: Option<u64>,
+    /// The last sequence number given out.
+    pub sequence_out: u64,
+    /// The highest authentic sequence number received.
+    pub sequence_in: u64,
+    /// By pair of outer addresses.
+    pub paths: Vec<PathTraffic>,
+}
+
+/// What a pair of outer addresses has carried, in ESP packets.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct PathTraffic {
+    /// The pair.
+    pub path: Path,
+    /// Authentic ESP packets received.
+    pub packets_in: u64,
+    /// Their octets.
+    pub bytes_in: u64,
+    /// ESP packets sent.
+    pub packets_out: u64,
+    /// Their octets.
+    pub bytes_out: u64,
+}
+
+/// A moment's SAs with their traffic, and the connections that have none.
+#[derive(Debug, Default)]
+pub struct Sas {
+    /// All IKE SAs.
+    pub ike: Vec<IkeSaView>,
+    /// Traffic of their Child SAs.
+    pub traffic: HashMap<ChildSaId, Traffic>,
+    /// Configured connections without an SA.
+    pub down: Vec<String>,
+}
+
+impl Sas {
+    /// `{"ike_sas": [..], "down": [..]}`; each child has an object `traffic`.
+    pub fn data(&self) -> Value {
+        let ike: Vec<Value> = self
+            .ike
+            .iter()
+            .map(|sa| {
+                let mut value = json!(sa);
+                let children = value.get_mut("children").and_then(Value::as_array_mut);
+                for (child, view) in children.into_iter().flatten().zip(&sa.children) {
+                    child["traffic"] = json!(self.traffic.get(&view.id));
+                }
+                value
+            })
+            .collect();
+        json!({ "ike_sas": ike, "down": self.down })
+    }
+}
+
+impl fmt::Display for Sas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for sa in &self.ike {
+            write_ike_sa(f, sa, &self.traffic)?;
+        }
+        for name in &self.down {
+            writeln!(f, "{name}: DOWN, IKEv2")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_ike_sa(
+    f: &mut fmt::Formatter<'_>,
+    sa: &IkeSaView,
+    traffic: &HashMap<ChildSaId, Traffic>,
+) -> fmt::Result {
+    // The asterisk marks our own SPI, as in swanctl.
+    let (mark_i, mark_r) = if sa.initiator { ("*", "") } else { ("", "*") };
+    writeln!(
+        f,
+        "{}: #{}, {}, IKEv2, {}_i{mark_i} {}_r{mark_r}",
+        sa.name, sa.id, sa.state, sa.spi_i, sa.spi_r
+    )?;
+    let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "%any".to_string());
+    writeln!(f, "  local  '{}' @ {}[{}]", id(&sa.local_id), sa.local.ip(), sa.local.port())?;
+    writeln!(f, "  remote '{}' @ {}[{}]", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    if let Some(suite) = &sa.suite {
+        writeln!(f, "  {}", suite.trim_start_matches("IKE:"))?;
+    }
+    if let Some(seconds) = sa.established {
+        write!(f, "  established {seconds}s ago")?;
+        writeln!(f, "{}", rekeying(sa.rekey_in))?;
+    }
+    sa.children.iter().try_for_each(|child| write_child_sa(f, child, traffic.get(&child.id)))
+}
+
+fn write_child_sa(f: &mut fmt::Formatter<'_>, child: &ChildSaView, traffic: Option<&Traffic>) -> fmt::Result {
+    let udp = if child.addresses.encap { "-in-UDP" } else { "" };
+    writeln!(f, "  {}: #{}, {}, {}{udp}, {}", child.name, child.id.0, child.state, child.mode, child.suite)?;
+    writeln!(f, "    installed {}s ago{}", child.installed, rekeying(child.rekey_in))?;
+    let none = Traffic::default();
+    let t = traffic.unwrap_or(&none);
+    for (way, spi, bytes, packets, idle) in [
+        ("in ", child.spi_in, t.bytes_in, t.packets_in, t.idle_in),
+        ("out", child.spi_out, t.bytes_out, t.packets_out, t.idle_out),
+    ] {
+        let idle = idle.map_or(String::new(), |s| format!(", {s:>5}s ago"));
+        writeln!(f, "    {way} {spi}, {bytes:>6} bytes, {packets:>5} packets{idle}")?;
+    }
+    writeln!(f, "    local  {}", list(&child.ts_local))?;
+    writeln!(f, "    remote {}", list(&child.ts_remote))?;
+    for weighted in &child.addresses.paths {
+        let path = weighted.path;
+        write!(f, "    path   {path}, weight {}", weighted.weight)?;
+        if let Some(p) = t.paths.iter().find(|p| p.path == path) {
+            write!(
+                f,
+                ", in {} bytes {} packets, out {} bytes {} packets",
+                p.bytes_in, p.packets_in, p.bytes_out, p.packets_out
+            )?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn rekeying(seconds: Option<u64>) -> String {
+    seconds.map_or(String::new(), |s| format!(", rekeying in {s}s"))
+}
+
+fn list(selectors: &[TrafficSelector]) -> String {
+    join(selectors, " ")
+}
+
+fn join<T: fmt::Display>(items: &[T], separator: &str) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(separator)
+}
+
+/// The configured connections as `swanctl --list-conns` shows them.
+pub fn connections_text(config: &Config) -> String {
+    let mut out = String::new();
+    for conn in &config.connections {
+        // Writing to a String cannot fail.
+        let _ = write_connection(&mut out, conn);
+    }
+    out
+}
+
+/// The configured connections as data, without secrets.
+pub fn connections_data(config: &Config) -> Value {
+    json!({ "connections": config.connections })
+}
+
+fn write_connection(out: &mut String, conn: &Connection) -> fmt::Result {
+    let every = |seconds: u64| match seconds {
+        0 => "no rekeying".to_string(),
+        n => format!("rekeying every {n}s"),
+    };
+    write!(out, "{}: IKEv2, no reauthentication, {}", conn.name, every(conn.rekey_time.as_secs()))?;
+    match conn.dpd_delay.as_secs() {
+        0 => writeln!(out)?,
+        n => writeln!(out, ", dpd delay {n}s")?,
+    }
+    writeln!(out, "  local:  {}", join(&conn.local_addrs, " "))?;
+    writeln!(out, "  remote: {}", join(&conn.remote_addrs, " "))?;
+    for (side, round) in [("local", &conn.local), ("remote", &conn.remote)] {
+        writeln!(out, "  {side} pre-shared key authentication:")?;
+        if let Some(id) = &round.id {
+            writeln!(out, "    id: {id}")?;
+        }
+    }
+    for child in &conn.children {
+        writeln!(out, "  {}: {}, {}", child.name, child.mode, every(child.rekey_time.as_secs()))?;
+        writeln!(out, "    local:  {}", join(&child.local_ts, " "))?;
+        writeln!(out, "    remote: {}", join(&child.remote_ts, " "))?;
+    }
+    Ok(())
+}
+
+/// Counters of the whole daemon.
+#[derive(Clone, Debug, Serialize)]
+pub struct Stats {
+    /// Of the program.
+    pub version: &'static str,
+    /// Who does the cryptography.
+    pub crypto: &'static str,
+    /// Seconds since the start.
+    pub uptime: u64,
+    /// IKE SAs by state.
+    pub ike_sas: BTreeMap<&'static str, usize>,
+    /// Child SAs by state.
+    pub child_sas: BTreeMap<&'static str, usize>,
+    /// IKE messages that were not acted on, by reason.
+    pub ike_ignored: IkeCounters,
+    /// Packets dropped, by reason.
+    pub drops: BTreeMap<&'static str, u64>,
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "mobikex {}, cryptography by {}, up {}s", self.version, self.crypto, self.uptime)?;
+        for (what, states) in [("IKE_SAs", &self.ike_sas), ("CHILD_SAs", &self.child_sas)] {
+            let mut line = format!("{what}: {}", states.values().sum::<usize>());
+            for (state, count) in states {
+                write!(line, ", {count} {state}")?;
+            }
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "IKE messages ignored:")?;
+        if let Value::Object(counters) = json!(self.ike_ignored) {
+            for (name, count) in counters.iter().filter(|(_, count)| count.as_u64() != Some(0)) {
+                writeln!(f, "  {name:<24} {count:>10}")?;
+            }
+        }
+        writeln!(f, "packets dropped:")?;
+        for (name, count) in self.drops.iter().filter(|(_, count)| **count != 0) {
+            let text = DropReason::ALL.iter().find(|r| r.name() == *name).map_or("", |r| r.text());
+            writeln!(f, "  {name:<24} {count:>10}  {text}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mobikex_common::addr::AddressSet;
+    use mobikex_common::sa::Mode;
+    use mobikex_common::spi::{IkeSpi, Spi};
+
+    use super::*;
+
+    fn sas() -> Sas {
+        let (local, remote) = ("192.0.2.1:4500".parse().unwrap(), "192.0.2.2:4500".parse().unwrap());
+        let path = Path { local, remote };
+        let child = ChildSaView {
+            id: ChildSaId(3),
+            name: "net".into(),
+            state: "INSTALLED",
+            mode: Mode::Tunnel,
+            spi_in: Spi(0xc000_0001),
+            spi_out: Spi(0xc000_0002),
+            suite: "ESP:AES_GCM_16_256/EXT_SEQ".into(),
+            ts_local: vec!["10.1.0.0/16".parse().unwrap()],
+            ts_remote: vec!["10.2.0.0/16".parse().unwrap(), "10.3.0.0/16".parse().unwrap()],
+            addresses: AddressSet::single(path, true),
+            installed: 12,
+            rekey_in: Some(3300),
+        };
+        let ike = IkeSaView {
+            id: 1,
+            name: "home".into(),
+            state: "ESTABLISHED",
+            initiator: true,
+            spi_i: IkeSpi(0x1122_3344_5566_7788),
+            spi_r: IkeSpi(0x99aa_bbcc_ddee_ff00),
+            local,
+            remote,
+            local_id: Some("moon".into()),
+            remote_id: Some("sun".into()),
+            suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),
+            established: Some(12),
+            rekey_in: Some(13000),
+            children: vec![child],
+        };
+        let path = PathTraffic { path, packets_in: 1, bytes_in: 120, packets_out: 2, bytes_out: 240 };
+        let traffic = Traffic {
+            bytes_in: 84,
+            packets_in: 1,
+            idle_in: Some(5),
+            bytes_out: 168,
+            packets_out: 2,
+            paths: vec![path],
+            ..Traffic::default()
+        };
+        Sas { ike: vec![ike], traffic: HashMap::from([(ChildSaId(3), traffic)]), down: vec!["branch".into()] }
+    }
+
+    #[test]
+    fn sas_look_as_in_swanctl() {
+        let want = "\
+home: #1, ESTABLISHED, IKEv2, 1122334455667788_i* 99aabbccddeeff00_r
+  local  'moon' @ 192.0.2.1[4500]
+  remote 'sun' @ 192.0.2.2[4500]
+  AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519
+  established 12s ago, rekeying in 13000s
+  net: #3, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16_256/EXT_SEQ
+    installed 12s ago, rekeying in 3300s
+    in  c0000001,     84 bytes,     1 packets,     5s ago
+    out c0000002,    168 bytes,     2 packets
+    local  10.1.0.0/16
+    remote 10.2.0.0/16 10.3.0.0/16
+    path   192.0.2.1:4500==192.0.2.2:4500, weight 1, in 120 bytes 1 packets, out 240 bytes 2 packets
+branch: DOWN, IKEv2
+";
+        assert_eq!(sas().to_string(), want);
+    }
+
+    #[test]
+    fn sas_as_data_carry_their_traffic() {
+        let data = sas().data();
+        assert_eq!(data["down"][0], "branch");
+        assert_eq!(data["ike_sas"][0]["spi_i"], "1122334455667788");
+        let child = &data["ike_sas"][0]["children"][0];
+        assert_eq!(child["traffic"]["packets_out"], 2);
+        assert_eq!(child["traffic"]["paths"][0]["bytes_in"], 120);
+        assert_eq!(child["spi_in"], "c0000001");
+        assert_eq!(child["ts_remote"][1], "10.3.0.0/16");
+    }
+
+    #[test]
+    fn connections_are_shown_without_their_secrets() {
+        let text = "connections { home { remote_addrs = 192.0.2.2
+              local { auth = psk
+                id = moon }
+              remote { auth = psk
+                id = sun }
+              dpd_delay = 30s
+              children { net { remote_ts = 10.2.0.0/16 } } } }
+            secrets { ike { secret = verysecret } }";
+        let config = crate::config::parse_str("test", text).unwrap();
+        let want = "\
+home: IKEv2, no reauthentication, rekeying every 14400s, dpd delay 30s
+  local:  %any
+  remote: 192.0.2.2
+  local pre-shared key authentication:
+    id: moon
+  remote pre-shared key authentication:
+    id: sun
+  net: TUNNEL, rekeying every 3600s
+    local:  dynamic
+    remote: 10.2.0.0/16
+";
+        assert_eq!(connections_text(&config), want);
+        let data = connections_data(&config);
+        assert_eq!(data["connections"][0]["name"], "home");
+        assert!(!data.to_string().contains("verysecret"));
+    }
+}
