@@ -45,7 +45,9 @@ pub enum DaemonError {
     #[error("{0}")]
     Config(String),
     /// Privileges are missing.
-    #[error("missing {0}: run as root, or with 'AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW' from systemd")]
+    #[error(
+        "missing {0}: run as root, or from systemd with 'AmbientCapabilities=CAP_NET_ADMIN CAP_NET_RAW CAP_NET_BIND_SERVICE'"
+    )]
     Capabilities(String),
     /// An algorithm gives wrong answers.
     #[error(transparent)]
@@ -57,7 +59,7 @@ pub enum DaemonError {
     #[error("{0}")]
     Netlink(#[from] NetlinkError),
     /// A port of IKE.
-    #[error("cannot open UDP port {port} for IKE: {error}")]
+    #[error("cannot open UDP port {port} for IKE: {error}{}", port_hint(*port, .error))]
     Port {
         /// The port.
         port: u16,
@@ -126,6 +128,16 @@ fn load(options: &Options) -> Result<Config, DaemonError> {
 /// Plain ESP (IP protocol 50) only comes where UDP encapsulation is not forced.
 fn needs_raw_esp(config: &Config) -> bool {
     config.connections.iter().any(|c| !c.encap)
+}
+
+/// Whether a port is privileged is the system's to say (`net.ipv4.ip_unprivileged_port_start`), so this capability
+/// is not demanded beforehand.
+fn port_hint(port: u16, error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if port < 1024 => " (CAP_NET_BIND_SERVICE is needed)",
+        io::ErrorKind::AddrInUse => " (is another IKE daemon running?)",
+        _ => "",
+    }
 }
 
 fn check_capabilities() -> Result<(), DaemonError> {
