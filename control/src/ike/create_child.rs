@@ -231,6 +231,10 @@ impl IkeSa {
     /// Starts the rekeying of a Child SA, if it is still there.
     pub(super) fn start_rekey_child(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) -> Result<(), IkeError> {
         let Some(old) = self.child(id).filter(|c| c.is_live()) else { return Ok(()) };
+        if old.redundant_to.is_some() {
+            // It is about to be deleted; a successor would outlive it.
+            return Ok(());
+        }
         if !old.outbound {
             // The peer may not have it yet: our answer that made it can be on its way still.
             self.retry_later(ctx, Task::RekeyChild(id));
@@ -399,7 +403,7 @@ impl IkeSa {
                 Err(notify) => vec![Payload::Notify(*notify)],
             };
         };
-        let Some(old) = self.child_by_peer_spi(&rekey.spi).map(|c| (c.id, c.state)) else {
+        let Some(old) = self.child_by_peer_spi(&rekey.spi).map(|c| (c.id, c.state, c.redundant_to)) else {
             return vec![Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: rekey.spi.clone(),
@@ -407,7 +411,7 @@ impl IkeSa {
                 data: Vec::new(),
             })];
         };
-        if matches!(old.1, ChildState::Deleting | ChildState::Rekeyed) {
+        if matches!(old.1, ChildState::Deleting | ChildState::Rekeyed) || old.2.is_some() {
             return vec![refuse(NotifyType::TEMPORARY_FAILURE)];
         }
         match self.answer_offer(ctx, payloads, &ni, &nr, Some(old.0), true) {

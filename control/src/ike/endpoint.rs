@@ -14,7 +14,7 @@ use rand_core::SeedableRng;
 use serde::Serialize;
 use tracing::{debug, info};
 
-use super::child::resolve;
+use super::child::{ChildSa, resolve};
 use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect, Ids};
@@ -323,13 +323,7 @@ impl Endpoint {
             match effect {
                 Effect::Spawn(sa) => self.adopt(*sa),
                 Effect::MoveChildren { to, children, tasks, retries } => {
-                    self.with_sa(now, to, |sa, ctx| {
-                        sa.children.extend(children);
-                        sa.tasks.extend(tasks);
-                        sa.retries.extend(retries);
-                        sa.run_tasks(ctx);
-                        Ok(())
-                    });
+                    self.move_children(now, to, children, tasks, retries);
                 }
                 Effect::Inherit { from } => {
                     self.with_sa(now, from, |sa, ctx| {
@@ -357,6 +351,34 @@ impl Endpoint {
                 }
             }
         }
+    }
+
+    /// Gives children to an IKE SA, or to the one that has replaced it since.
+    fn move_children(
+        &mut self,
+        now: Instant,
+        mut to: u32,
+        children: Vec<ChildSa>,
+        tasks: Vec<Task>,
+        retries: Vec<(Instant, Task)>,
+    ) {
+        while let Some(next) = self.sas.get(&to).and_then(|sa| sa.rekeyed_by) {
+            to = next;
+        }
+        if !self.sas.contains_key(&to) {
+            let (_, effects) = self.with_ctx(now, |ctx| {
+                children.into_iter().for_each(|child| child.remove(ctx, "its IKE SA is gone"));
+            });
+            return self.apply(now, effects);
+        }
+        self.with_sa(now, to, |sa, ctx| {
+            sa.inherits_from = None;
+            sa.children.extend(children);
+            sa.tasks.extend(tasks);
+            sa.retries.extend(retries);
+            sa.run_tasks(ctx);
+            Ok(())
+        });
     }
 
     fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str) {

@@ -48,6 +48,11 @@ impl IkeSa {
         if self.rekeyed_by.is_some() || self.peer_rekey.is_some() {
             return Ok(());
         }
+        if self.inherits_from.is_some() {
+            // Not before it is settled that this SA is the one that stays.
+            self.retry_later(ctx, Task::RekeyIke);
+            return Ok(());
+        }
         // The method in use is acceptable to both.
         let method = self.suite.map(|s| s.ke).ok_or(IkeError::NotProtected)?;
         self.send_rekey_ike(ctx, method)
