@@ -155,6 +155,8 @@ impl IkeSa {
             let ours: Vec<_> = config.esp_proposals.iter().map(ToString::to_string).collect();
             info!(target: "CFG", "received proposals: {}", select::describe(theirs));
             info!(target: "CFG", "configured proposals: {}", ours.join(", "));
+            let mismatch = select::mismatch(&select::offer_esp(&config.esp_proposals, &[], fresh), theirs);
+            info!(target: "IKE", "{} no ESP proposal is acceptable: {mismatch}", self.name());
             return Err(no(NotifyType::NO_PROPOSAL_CHOSEN));
         };
         let mut answer = Vec::new();

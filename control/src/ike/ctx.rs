@@ -52,8 +52,9 @@ pub(super) enum Effect {
     Supersede { id: u32, by: u32 },
     /// Ask an IKE SA to delete itself with the peer.
     DeleteIke(u32),
-    /// The peer says that it has lost all earlier IKE SAs (RFC 7296 2.4), or the policy is to have only one.
-    OnlyThis { keep: u32, peer: String, local: String },
+    /// Other IKE SAs between the same identities go. With `lost` the peer has said that it holds none of them any
+    /// more (INITIAL_CONTACT, RFC 7296 2.4); otherwise our policy is to have only one, and the peer is told.
+    OnlyThis { keep: u32, peer: String, local: String, lost: bool },
     /// Set a connection up again after its SA was lost.
     Restart { connection: String, child: Option<String> },
 }

@@ -14,6 +14,7 @@ use rand_core::SeedableRng;
 use serde::Serialize;
 use tracing::{debug, info};
 
+use super::auth::{AuthenticatedPeer, same_id};
 use super::child::{ChildSa, resolve};
 use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
@@ -25,9 +26,9 @@ use super::rules::{self, find, notify};
 use super::sa::{Gone, IkeSa, State, Task};
 use crate::config::{Config, Connection, StartAction};
 
-/// An established SA this young is no left-over of a crashed peer, so INITIAL_CONTACT spares it: both sides may
-/// have started at once.
-const NOT_STALE: Duration = Duration::from_secs(5);
+/// An SA that we started this recently may cross one that the peer starts: both stay, rather than each side
+/// removing the other's.
+const BOTH_STARTED: Duration = Duration::from_secs(5);
 
 /// What an operator, or the daemon on their behalf, asks for.
 #[derive(Clone, Debug)]
@@ -343,7 +344,9 @@ impl Endpoint {
                         Ok(())
                     });
                 }
-                Effect::OnlyThis { keep, peer, local } => self.only_this(now, keep, &peer, &local),
+                Effect::OnlyThis { keep, peer, local, lost } => {
+                    self.only_this(now, keep, &peer, &local, lost)
+                }
                 Effect::Restart { connection, child } => {
                     if let Err(error) = self.handle_command(now, Command::Up { connection, child }) {
                         info!(target: "IKE", "{error}");
@@ -381,18 +384,27 @@ impl Endpoint {
         });
     }
 
-    fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str) {
+    fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str, lost: bool) {
+        let settled = |sa: &IkeSa| {
+            sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= BOTH_STARTED)
+                // What the peer itself set up before it lost its memory is stale however young it is.
+                || (lost && !sa.initiator)
+        };
         let stale: Vec<u32> = self
             .sas
             .values()
-            .filter(|sa| sa.id != keep && sa.peer().is_some_and(|p| p.id().to_string() == peer))
+            .filter(|sa| sa.id != keep && sa.rekeyed_by.is_none() && settled(sa))
+            .filter(|sa| sa.peer().is_some_and(|p| p.id().to_string() == peer))
             .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.to_string() == local))
-            .filter(|sa| sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= NOT_STALE))
             .map(|sa| sa.id)
             .collect();
         for id in stale {
             self.with_sa(now, id, |sa, ctx| {
-                Err::<(), _>(sa.close(ctx, "the peer has set up a new one", false))
+                if lost {
+                    return Err(sa.close(ctx, "the peer has set up a new one", false));
+                }
+                sa.add_task(ctx, Task::DeleteIke("replaced by a new one".into()));
+                Ok(())
             });
         }
     }
@@ -698,11 +710,18 @@ impl Endpoint {
             .ok_or(CommandError::NoAddress(name.into(), "there is no route to the peer"))?;
         let local = SocketAddr::new(local, self.config.daemon.port);
         let remote = SocketAddr::new(remote, conn.remote_port);
+        let known = |sa: &IkeSa| {
+            let same =
+                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
+            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote.ip())
+        };
+        let first_contact = !self.sas.values().any(known);
         let (started, effects) =
             self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::new(conn), local, remote, wanted));
         self.apply(now, effects);
         match started {
-            Ok(sa) => {
+            Ok(mut sa) => {
+                sa.first_contact = first_contact;
                 self.adopt(sa);
                 Ok(())
             }

@@ -7,7 +7,7 @@ use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
-use tracing::info;
+use tracing::{debug, info};
 
 use super::auth::{SignedOctets, find_secret, same_id, sign_psk, verify_psk};
 use super::create_child::request_payloads;
@@ -103,6 +103,9 @@ impl IkeSa {
         self.encap = self.conn.encap || peer_behind_nat || self.behind_nat;
         if self.behind_nat {
             info!(target: "IKE", "{} local host is behind NAT, sending keep alives", self.name());
+        } else if self.conn.encap {
+            // The peer's hash may be made up just as ours is, so it says nothing about a NAT.
+            debug!(target: "IKE", "{} faking NAT situation to enforce UDP encapsulation", self.name());
         } else if peer_behind_nat {
             info!(target: "IKE", "{} remote host is behind NAT", self.name());
         }
@@ -238,10 +241,10 @@ impl IkeSa {
         let octets =
             SignedOctets { message: &handshake.request, nonce: &handshake.nr, id: &local_id, sk_p: &keys.pi };
         let auth = sign_psk(keys.prf, &secret.secret, &octets);
-        let mut payloads = vec![
-            Payload::IdI(local_id.clone()),
-            Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())),
-        ];
+        let mut payloads = vec![Payload::IdI(local_id.clone())];
+        if self.first_contact {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
+        }
         payloads.extend(expected.map(Payload::IdR));
         payloads.push(Payload::Auth(auth));
         let first = self.wanted.pop_front();
@@ -290,6 +293,7 @@ impl IkeSa {
                 keep: self.id,
                 peer: peer.id().to_string(),
                 local: local.to_string(),
+                lost: false,
             });
         }
         for name in std::mem::take(&mut self.wanted) {

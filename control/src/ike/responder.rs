@@ -61,7 +61,10 @@ impl IkeSa {
                 candidates.iter().flat_map(|c| c.proposals.iter().map(ToString::to_string)).collect();
             info!(target: "CFG", "received proposals: {}", select::describe(theirs));
             info!(target: "CFG", "configured proposals: {}", ours.join(", "));
-            info!(target: "IKE", "no IKE proposal of {} is acceptable", addresses.1);
+            let configured: Vec<_> =
+                candidates.iter().flat_map(|c| select::offer_ike(&c.proposals, &[])).collect();
+            let mismatch = select::mismatch(&configured, theirs);
+            info!(target: "IKE", "no IKE proposal of {} is acceptable: {mismatch}", addresses.1);
             return Ok(InitOutcome::Refused(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())));
         };
         if method != suite.ke.transform() {
@@ -148,6 +151,12 @@ impl IkeSa {
         let State::HalfOpen(handshake) = &self.state else {
             return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the request was not expected" });
         };
+        if !payloads.iter().any(|p| matches!(p, Payload::Auth(_))) {
+            // RFC 7296 2.16: leaving AUTH out asks for EAP.
+            return Err(IkeError::Authentication(
+                "the initiator wants EAP, which is not available here".into(),
+            ));
+        }
         rules::check(ExchangeType::IKE_AUTH, false, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
         let id = find(payloads, |p| if let Payload::IdI(id) = p { Some(id) } else { None })
@@ -226,6 +235,7 @@ impl IkeSa {
                 keep: self.id,
                 peer: peer.id().to_string(),
                 local: local_id.to_string(),
+                lost: fresh,
             });
         }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)

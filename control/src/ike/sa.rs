@@ -161,6 +161,8 @@ pub(super) struct IkeSa {
     pub(super) rekey_at: Option<Instant>,
     pub(super) expire_at: Option<Instant>,
     pub(super) last_heard: Instant,
+    /// We hold no other IKE SA with this peer, and may say so (INITIAL_CONTACT, RFC 7296 2.4).
+    pub(super) first_contact: bool,
     /// The last request was never answered.
     pub(super) gave_up: bool,
     last_keepalive: Instant,
@@ -208,6 +210,7 @@ impl IkeSa {
             rekey_at: None,
             expire_at,
             last_heard: ctx.now,
+            first_contact: false,
             gave_up: false,
             last_keepalive: ctx.now,
         }

@@ -196,28 +196,69 @@ pub(super) fn answer_esp(suite: &EspSuite, chosen: &Proposal, spi: &[u8]) -> Pro
     Proposal { number: chosen.number, ..offer_esp(&[p], spi, true).remove(0) }
 }
 
+/// For people: where the two proposals that agree most part. Both arguments are lists as offered.
+pub(super) fn mismatch(ours: &[Proposal], theirs: &[Proposal]) -> String {
+    const KINDS: [(TransformType, &str); 5] = [
+        (TransformType::ENCR, "encryption"),
+        (TransformType::INTEG, "integrity"),
+        (TransformType::PRF, "PRF"),
+        (TransformType::KE, "key exchange"),
+        (TransformType::ESN, "sequence numbers"),
+    ];
+    let list = |p: &Proposal, kind| of_kind(p, kind).map(show_transform).collect::<Vec<_>>();
+    // How many kinds agree before the first that does not, and that one.
+    let parting = |our: &Proposal, their: &Proposal| {
+        KINDS.iter().enumerate().find_map(|(agreed, (kind, name))| {
+            let (a, b) = (list(our, *kind), list(their, *kind));
+            let common = a.iter().any(|t| b.contains(t)) || (a.is_empty() && b.is_empty());
+            (!common).then(|| {
+                (agreed, format!("{name}: the peer offers [{}], we accept [{}]", b.join(" "), a.join(" ")))
+            })
+        })
+    };
+    let pairs = ours.iter().flat_map(|our| theirs.iter().filter_map(move |their| parting(our, their)));
+    pairs.max_by_key(|(agreed, _)| *agreed).map_or_else(|| "nothing was offered".into(), |(_, text)| text)
+}
+
+fn show_transform(t: &Transform) -> String {
+    let known = match t.kind {
+        TransformType::ENCR => Cipher::from_transform(t.id, t.key_bits).map(|c| c.to_string()),
+        TransformType::PRF => Prf::from_transform(t.id).map(|c| c.to_string()),
+        TransformType::INTEG => Integrity::from_transform(t.id).map(|c| c.to_string()),
+        TransformType::KE => KeyExchange::from_transform(t.id).map(|c| c.to_string()),
+        TransformType::ESN => Some(if t.id == 1 { "EXT_SEQ" } else { "NO_EXT_SEQ" }.to_string()),
+        _ => None,
+    };
+    known.unwrap_or_else(|| match t.key_bits {
+        Some(bits) => format!("{}({})_{bits}", t.kind, t.id),
+        None => format!("{}({})", t.kind, t.id),
+    })
+}
+
 /// The peer's lists for the log, in the words of our own.
 pub(super) fn describe(proposals: &[Proposal]) -> String {
     let one = |p: &Proposal| {
-        let words: Vec<String> = p
-            .transforms
-            .iter()
-            .map(|t| {
-                let known = match t.kind {
-                    TransformType::ENCR => Cipher::from_transform(t.id, t.key_bits).map(|c| c.to_string()),
-                    TransformType::PRF => Prf::from_transform(t.id).map(|c| c.to_string()),
-                    TransformType::INTEG => Integrity::from_transform(t.id).map(|c| c.to_string()),
-                    TransformType::KE => KeyExchange::from_transform(t.id).map(|c| c.to_string()),
-                    TransformType::ESN => Some(if t.id == 1 { "EXT_SEQ" } else { "NO_EXT_SEQ" }.to_string()),
-                    _ => None,
-                };
-                known.unwrap_or_else(|| match t.key_bits {
-                    Some(bits) => format!("{}({})_{bits}", t.kind, t.id),
-                    None => format!("{}({})", t.kind, t.id),
-                })
-            })
-            .collect();
+        let words: Vec<String> = p.transforms.iter().map(show_transform).collect();
         format!("{}:{}", p.protocol, words.join("/"))
     };
     proposals.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_names_where_the_closest_proposals_part() {
+        let offer = |text: &str| offer_ike(&[text.parse().unwrap()], &[]);
+        let ours = offer("aes256gcm16-prfsha384-x25519");
+        let reason = mismatch(&ours, &offer("aes256gcm16-prfsha384-modp2048"));
+        assert_eq!(reason, "key exchange: the peer offers [MODP_2048], we accept [CURVE_25519]");
+        let both =
+            [offer("chacha20poly1305-prfsha384-x25519"), offer("aes256gcm16-prfsha256-x25519")].concat();
+        assert!(mismatch(&ours, &both).starts_with("PRF: the peer offers [PRF_HMAC_SHA2_256]"));
+        let cbc = mismatch(&ours, &offer("aes256-sha256-x25519"));
+        assert!(cbc.starts_with("encryption: the peer offers [AES_CBC_256]"), "{cbc}");
+        assert_eq!(mismatch(&ours, &[]), "nothing was offered");
+    }
 }

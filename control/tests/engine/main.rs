@@ -523,16 +523,79 @@ fn b12_half_open_sas_are_bounded() {
 }
 
 #[test]
-fn b16_nat_detection_of_another_length_is_ignored() {
-    // With encapsulation off on both sides, a tampered notify would otherwise turn it on.
-    let plain = |mut c: mobikex::config::Config| {
-        c.connections[0].encap = false;
-        c
-    };
+fn without_encap_and_without_nat_esp_goes_plain() {
     let mut pair = Pair::with(27, plain(config(0)), plain(config(1)));
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_one_tunnel();
     assert!(!pair.sending(0)[0].addresses.encap, "no NAT, no encapsulation");
     assert_eq!(pair.views(0)[0].local.port(), 500);
+}
+
+fn plain(mut c: mobikex::config::Config) -> mobikex::config::Config {
+    c.connections[0].encap = false;
+    c
+}
+
+/// Rewrites the NAT_DETECTION payloads of both IKE_SA_INIT messages to `len` octets, lengths made good.
+fn with_hashes_of(len: usize) -> Pair {
+    use mobikex_common::wire::ike::{Header, NotifyType, Payload, emit_chain, parse_chain};
+    let mut pair = Pair::with(28, plain(config(0)), plain(config(1)));
+    pair.tamper = Some(Box::new(move |data| {
+        let mut header = Header::parse(data).unwrap();
+        let Ok(mut payloads) = parse_chain(header.next_payload, &data[Header::LEN..]) else { return };
+        for payload in &mut payloads {
+            if let Payload::Notify(n) = payload
+                && [NotifyType::NAT_DETECTION_SOURCE_IP, NotifyType::NAT_DETECTION_DESTINATION_IP]
+                    .contains(&n.kind)
+            {
+                n.data = vec![7; len];
+            }
+        }
+        let (_, body) = emit_chain(&payloads);
+        header.length = (Header::LEN + body.len()) as u32;
+        *data = [&header.emit()[..], &body].concat();
+    }));
+    pair.up(0);
+    pair.advance(Duration::from_millis(25));
+    pair
+}
+
+#[test]
+fn b16_nat_detection_of_another_length_is_ignored() {
+    // The initiator has just chosen the port of IKE_AUTH: 4500 shows that it believes in a NAT.
+    assert_eq!(with_hashes_of(20).views(0)[0].local.port(), 4500, "a hash that does not match means a NAT");
+    for len in [0, 1, 19, 21, 64] {
+        assert_eq!(with_hashes_of(len).views(0)[0].local.port(), 500, "{len} octets are no hash");
+    }
+}
+
+#[test]
+fn a_peer_that_crashed_at_once_leaves_no_second_tunnel() {
+    let mut pair = Pair::established(29);
+    let [host, _] = Pair::new(78).hosts;
+    pair.hosts[0] = host;
+    pair.up(0);
+    pair.advance(SECOND);
+    pair.assert_one_tunnel();
+}
+
+#[test]
+fn unique_replace_deletes_the_older_ike_sa_with_the_peer() {
+    let replace = |mut c: mobikex::config::Config| {
+        c.connections[0].unique = Unique::Replace;
+        c
+    };
+    let mut pair = Pair::with(30, replace(config(0)), replace(config(1)));
+    pair.up(0);
+    pair.advance(10 * SECOND);
+    let (first, _) = (pair.views(0)[0].spi_i, ());
+    // The other side starts one too, as after a change of its configuration.
+    let mut renamed = replace(config(1));
+    renamed.connections[0].name = "again".into();
+    pair.hosts[1].endpoint.set_config(renamed);
+    pair.command(1, Command::Up { connection: "again".into(), child: None });
+    pair.advance(10 * SECOND);
+    pair.assert_one_tunnel();
+    assert_ne!(pair.views(0)[0].spi_i, first);
 }
