@@ -9,7 +9,7 @@ use crate::config::PskSecret;
 
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
 
-/// An identity that has been proven; only [`verify_psk`] makes one.
+/// An identity that has been proven; only `verify_psk` makes one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthenticatedPeer {
     id: Identification,

@@ -1,4 +1,4 @@
-//! ESP (RFC 4303) as pure functions: [`seal`] an IP packet for an SA, [`open`] what came from the peer.
+//! ESP (RFC 4303) as pure functions: [`seal()`] an IP packet for an SA, [`open()`] what came from the peer.
 
 mod ecn;
 mod open;

@@ -1,7 +1,7 @@
 //! Where the packet path touches the system: UDP and raw ESP sockets, the TUN device and the steering of
 //! packets to the worker that owns their SA.
 //!
-//! Every system call that needs `unsafe` is in [`sys`]; the other files of this folder, like the rest of the
+//! Every system call that needs `unsafe` is in `sys`; the other files of this folder, like the rest of the
 //! crate, are safe code.
 
 mod batch;
