@@ -166,7 +166,8 @@ fn unknown(spec: &SectionSpec, name: &str, kind: &str, at: Pos, issues: &mut Iss
     } else {
         (spec.settings, format!("'{name}' is an option: write '{name} = ...'"))
     };
-    let hint = if schema::support(other, name).is_some_and(|s| s != Support::Absent) {
+    let exact = |known: &str| known.trim_end_matches('*') == name;
+    let hint = if other.iter().any(|(known, s)| exact(known) && *s != Support::Absent) {
         format!("; {hint}")
     } else if let Some(near) = schema::nearest(spec, name) {
         format!("; did you mean '{near}'?")

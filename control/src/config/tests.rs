@@ -209,6 +209,11 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:2:1: found unknown option 'rekey_tiem' in a connection; did you mean 'rekey_time'?",
         ),
         (
+            "remote_adrs = 192.0.2.1",
+            "",
+            "t.conf:2:1: found unknown option 'remote_adrs' in a connection; did you mean 'remote_addrs'?",
+        ),
+        (
             "rekey_time = 4w",
             "",
             "t.conf:2:14: found '4w' for 'rekey_time'; expected a time such as 90, 90s, 5m, 4h or 1d, at most 3650d",
