@@ -97,6 +97,8 @@ fn the_engine_reads_no_clock_and_opens_no_socket() {
     for entry in std::fs::read_dir(root().join("control/src/ike")).unwrap() {
         let path = entry.unwrap().path();
         let text = std::fs::read_to_string(&path).unwrap();
+        // Its tests may start from the present.
+        let text = text.split("#[cfg(test)]").next().unwrap();
         for forbidden in ["Instant::now", "SystemTime", "UdpSocket", "std::thread", "std::fs"] {
             assert!(!text.contains(forbidden), "{} uses {forbidden}", path.display());
         }

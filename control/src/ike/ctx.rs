@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
 use super::child::ChildSa;
+use super::notices::Notices;
 use super::output::{Event, Output};
 use super::sa::{IkeSa, Task};
 use crate::config::Config;
@@ -68,6 +69,7 @@ pub(super) struct Ctx<'a> {
     pub(super) spis: &'a mut SpiAllocator,
     pub(super) ids: &'a mut Ids,
     pub(super) traps: &'a HashMap<(String, String), PolicyId>,
+    pub(super) notices: &'a mut Notices,
     pub(super) effects: Vec<Effect>,
 }
 

@@ -20,6 +20,7 @@ use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect, Ids};
 use super::dispatch::Ignored;
+use super::notices::Notices;
 use super::output::{IkeSaView, Output};
 use super::responder::InitOutcome;
 use super::rules::{self, find, notify};
@@ -128,6 +129,7 @@ pub struct Endpoint {
     sources: HashMap<IpAddr, IpAddr>,
     attempts: HashMap<String, u32>,
     counters: IkeCounters,
+    notices: Notices,
 }
 
 impl Endpoint {
@@ -151,6 +153,7 @@ impl Endpoint {
             sources: HashMap::new(),
             attempts: HashMap::new(),
             counters: IkeCounters::default(),
+            notices: Notices::new(now),
         };
         endpoint.install_traps();
         endpoint
@@ -283,6 +286,7 @@ impl Endpoint {
             spis: &mut self.spis,
             ids: &mut self.ids,
             traps: &self.traps,
+            notices: &mut self.notices,
             effects: Vec::new(),
         };
         let result = work(&mut ctx);
@@ -422,7 +426,9 @@ impl Endpoint {
             Ok(header) => header,
             Err(error) => {
                 self.counters.malformed += 1;
-                debug!(target: "ENC", "from {remote}: {error}");
+                if self.notices.allow(now) {
+                    info!(target: "ENC", "ignoring a message from {remote}: {error}");
+                }
                 return;
             }
         };
@@ -495,7 +501,9 @@ impl Endpoint {
             Ok(payloads) => payloads,
             Err(error) => {
                 self.counters.malformed += 1;
-                debug!(target: "ENC", "from {remote}: {error}");
+                if self.notices.allow(now) {
+                    info!(target: "ENC", "ignoring a message from {remote}: {error}");
+                }
                 return;
             }
         };
@@ -535,7 +543,9 @@ impl Endpoint {
             .collect();
         if candidates.is_empty() {
             self.counters.no_connection += 1;
-            info!(target: "IKE", "no connection is configured for {}...{}", local.ip(), remote.ip());
+            if self.notices.allow(now) {
+                info!(target: "IKE", "no connection is configured for {}...{}", local.ip(), remote.ip());
+            }
             let refusal = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, vec![]);
             return self.refuse_init(header, (local, remote, nat_t), refusal);
         }
@@ -559,7 +569,9 @@ impl Endpoint {
             Ok(InitOutcome::Refused(refusal)) => self.refuse_init(header, (local, remote, nat_t), refusal),
             Err(error) => {
                 self.counters.malformed += 1;
-                debug!(target: "IKE", "from {remote}: {error}");
+                if self.notices.allow(now) {
+                    info!(target: "IKE", "ignoring a message from {remote}: {error}");
+                }
             }
         }
     }

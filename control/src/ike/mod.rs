@@ -20,6 +20,7 @@ mod informational;
 mod initiator;
 mod keys;
 mod narrow;
+mod notices;
 mod output;
 mod rekey_ike;
 mod responder;

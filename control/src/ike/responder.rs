@@ -6,7 +6,7 @@ use std::sync::Arc;
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, Proposal};
 use tracing::info;
 
 use super::auth::{AuthenticatedPeer, SignedOctets, find_secret, same_id, sign_psk, verify_psk};
@@ -19,6 +19,14 @@ use super::rules::{self, find, notify};
 use super::sa::{Gone, Handshake, IkeSa, State};
 use super::select;
 use crate::config::Connection;
+
+/// Both sides' lists, and where they part.
+fn explain_refusal(candidates: &[Arc<Connection>], theirs: &[Proposal], remote: SocketAddr) {
+    let configured: Vec<_> = candidates.iter().flat_map(|c| select::offer_ike(&c.proposals, &[])).collect();
+    info!(target: "CFG", "received proposals: {}", select::describe(theirs));
+    info!(target: "CFG", "configured proposals: {}", select::describe(&configured));
+    info!(target: "IKE", "no IKE proposal of {remote} is acceptable: {}", select::mismatch(&configured, theirs));
+}
 
 /// What became of an IKE_SA_INIT request.
 pub(super) enum InitOutcome {
@@ -57,18 +65,15 @@ impl IkeSa {
             select::choose_ike(&conn.proposals, theirs, 0, sent).map(|(suite, chosen)| (conn, suite, chosen))
         });
         let Some((conn, suite, chosen)) = found else {
-            let ours: Vec<_> =
-                candidates.iter().flat_map(|c| c.proposals.iter().map(ToString::to_string)).collect();
-            info!(target: "CFG", "received proposals: {}", select::describe(theirs));
-            info!(target: "CFG", "configured proposals: {}", ours.join(", "));
-            let configured: Vec<_> =
-                candidates.iter().flat_map(|c| select::offer_ike(&c.proposals, &[])).collect();
-            let mismatch = select::mismatch(&configured, theirs);
-            info!(target: "IKE", "no IKE proposal of {} is acceptable: {mismatch}", addresses.1);
+            if ctx.notices.allow(ctx.now) {
+                explain_refusal(candidates, theirs, addresses.1);
+            }
             return Ok(InitOutcome::Refused(Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, Vec::new())));
         };
         if method != suite.ke.transform() {
-            info!(target: "IKE", "KE method {method} unacceptable, requesting {}", suite.ke);
+            if ctx.notices.allow(ctx.now) {
+                info!(target: "IKE", "KE method {method} unacceptable, requesting {}", suite.ke);
+            }
             let wanted = suite.ke.transform().to_be_bytes().to_vec();
             return Ok(InitOutcome::Refused(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted)));
         }
@@ -96,8 +101,10 @@ impl IkeSa {
         if supports_nat {
             answer.extend(sa.nat_detection());
         }
-        info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
-        info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
+        if ctx.notices.allow(ctx.now) {
+            info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
+            info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
+        }
         let envelope = Envelope {
             spi_i,
             spi_r,
