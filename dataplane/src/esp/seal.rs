@@ -6,7 +6,6 @@ use mobikex_common::wire::esp::{Header, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAI
 use mobikex_common::wire::ip::Packet;
 
 use super::{Covered, IvSource, ecn, transport};
-use crate::paths;
 use crate::sad::{OutboundSa, SequenceNumber};
 
 /// An ESP packet that is ready to be sent, and what its outer header must say.
@@ -16,10 +15,6 @@ pub struct Sealed {
     pub len: usize,
     /// DSCP and ECN of the outer header.
     pub tos: u8,
-    /// Don't Fragment of an outer IPv4 header.
-    pub df: bool,
-    /// Identifies the packet's flow, to choose a path.
-    pub flow_hash: u64,
     /// The sequence number used.
     pub sequence: u64,
 }
@@ -35,13 +30,9 @@ pub fn seal(
     out: &mut [u8],
     ivs: &mut IvSource,
 ) -> Result<Sealed, DropReason> {
-    // Whatever can fail is checked before a number is drawn, so that numbers are not wasted on drops.
-    let (_, payload) = plaintext(sa, packet)?;
-    if sa.sealed_len(payload.len()) > out.len() {
-        return Err(DropReason::OutTooBig);
-    }
-    sa.within_limits()?;
-    seal_numbered(sa, sa.next_sequence()?, packet, out, ivs)
+    let text = check(sa, packet, out)?;
+    let seq = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
+    write(sa, seq, packet, text, out, ivs)
 }
 
 /// Seals `packet` with a number that was reserved before; otherwise as [`seal`]. The number is consumed.
@@ -55,9 +46,38 @@ pub fn seal_numbered(
     out: &mut [u8],
     ivs: &mut IvSource,
 ) -> Result<Sealed, DropReason> {
-    let (next_header, payload) = plaintext(sa, packet)?;
-    sa.within_limits()?;
+    let text = check(sa, packet, out)?;
     let seq = number.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
+    write(sa, seq, packet, text, out, ivs)
+}
+
+/// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
+/// carried outside (RFC 4301 8.1). Then the sender hears of a narrow path instead (RFC 4301 8.2).
+pub fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
+    let inner = !packet.is_ipv4() || packet.dont_fragment;
+    inner && (sa.mode() == Mode::Transport || sa.copy_df())
+}
+
+/// Whatever can fail is checked before a number is drawn, so that numbers are not wasted on drops. Returns the
+/// Next Header value and what it stands for.
+fn check<'a>(sa: &OutboundSa, packet: &Packet<'a>, out: &[u8]) -> Result<(u8, &'a [u8]), DropReason> {
+    let text = plaintext(sa, packet)?;
+    if sa.sealed_len(text.1.len()) > out.len() {
+        return Err(DropReason::OutTooBig);
+    }
+    sa.within_limits()?;
+    Ok(text)
+}
+
+/// Frames, pads and encrypts; `seq` is spent on this packet.
+fn write(
+    sa: &OutboundSa,
+    seq: u64,
+    packet: &Packet<'_>,
+    (next_header, payload): (u8, &[u8]),
+    out: &mut [u8],
+    ivs: &mut IvSource,
+) -> Result<Sealed, DropReason> {
     let cipher = sa.cipher();
     let len = sa.sealed_len(payload.len());
     let out = out.get_mut(..len).ok_or(DropReason::OutTooBig)?;
@@ -89,14 +109,11 @@ pub fn seal_numbered(
         // Only a text beyond the AEAD's own limit can fail here, far above any IP packet.
         .map_err(|_| DropReason::OutTooBig)?;
     sa.count(packet.total_len);
-    let (tos, df) = match sa.mode() {
-        Mode::Tunnel => {
-            let df = sa.copy_df() && packet.is_ipv4() && packet.dont_fragment;
-            (ecn::outer(packet.tos, sa.copy_dscp()), df)
-        }
-        Mode::Transport => (packet.tos, packet.dont_fragment),
+    let tos = match sa.mode() {
+        Mode::Tunnel => ecn::outer(packet.tos, sa.copy_dscp()),
+        Mode::Transport => packet.tos,
     };
-    Ok(Sealed { len, tos, df, flow_hash: paths::flow_hash(packet), sequence: seq })
+    Ok(Sealed { len, tos, sequence: seq })
 }
 
 /// What ESP protects of the packet, and the Next Header value for it.

@@ -126,7 +126,7 @@ fn prepare(
     let outer = outer_len(&path, encap);
 
     // Packets up to the floor always pass, in fragments if need be.
-    let whole = must_stay_whole(sa, &packet) && packet.total_len > floor(packet.is_ipv4());
+    let whole = esp::must_stay_whole(sa, &packet) && packet.total_len > floor(packet.is_ipv4());
     if whole && let Some(mtu) = mtus.get(path.local, path.remote, now.ms) {
         let fits = inner_fit(sa, &packet, outer, mtu);
         if packet.total_len > fits {
@@ -175,13 +175,6 @@ fn inner_fit(sa: &OutboundSa, packet: &Packet<'_>, outer: usize, mtu: usize) -> 
     // Transport mode protects what follows the IP header.
     let bare = if sa.mode() == Mode::Transport { packet.header_len } else { 0 };
     (sa.max_payload(mtu.saturating_sub(outer)) + bare).max(floor(packet.is_ipv4()))
-}
-
-/// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
-/// carried outside (RFC 4301 8.1). Then the sender hears of a narrow path instead (RFC 4301 8.2).
-fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
-    let inner = !packet.is_ipv4() || packet.dont_fragment;
-    inner && (sa.mode() == Mode::Transport || sa.copy_df())
 }
 
 /// Sends a lane. DF is a setting of the socket, so it is changed when a lane wants the other one; traffic that
