@@ -380,9 +380,6 @@ impl Daemon {
             }
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
-            Output::SetAddresses { child, set } => {
-                tables.set_addresses(child, set);
-            }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
     }

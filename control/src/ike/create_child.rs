@@ -32,14 +32,6 @@ fn selectors(payloads: &[Payload]) -> Option<(&Vec<TrafficSelector>, &Vec<Traffi
     Some((tsi, tsr))
 }
 
-fn nonce(payloads: &[Payload]) -> Option<&Vec<u8>> {
-    find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
-}
-
-fn key_exchange(payloads: &[Payload]) -> Option<(u16, &Vec<u8>)> {
-    find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None })
-}
-
 /// The payloads of an offer. IKE_AUTH takes nonces and key exchange from IKE_SA_INIT, so `fresh` is false there.
 pub(super) fn request_payloads(offer: &ChildOffer, fresh: bool) -> Vec<Payload> {
     let mut payloads = Vec::new();
@@ -131,8 +123,7 @@ impl IkeSa {
         fresh: bool,
     ) -> Result<(Vec<Payload>, ChildSaId), Box<Notify>> {
         let no = |kind| Box::new(Notify::new(kind, Vec::new()));
-        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
-            .ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
+        let theirs = rules::proposals(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
         let Some((config, ts_local, ts_remote)) = self.match_child(tsi, tsr, transport, replaces) else {
@@ -149,7 +140,7 @@ impl IkeSa {
             info!(target: "IKE", "{} traffic selectors {} === {} unacceptable; configured: {}", self.name(), show(tsr), show(tsi), ours.join("; "));
             return Err(no(NotifyType::TS_UNACCEPTABLE));
         };
-        let sent = key_exchange(payloads);
+        let sent = rules::key_exchange(payloads);
         let prefer = sent.and_then(|(method, _)| KeyExchange::from_transform(method));
         let Some((suite, chosen)) = select::choose_esp(&config.esp_proposals, theirs, fresh, prefer) else {
             let ours: Vec<_> = config.esp_proposals.iter().map(ToString::to_string).collect();
@@ -285,7 +276,7 @@ impl IkeSa {
             ctx.spis.release(offer.spi_in);
             return self.child_refused(ctx, rekeys, config, error);
         }
-        let Some(nr) = nonce(payloads).cloned() else {
+        let Some(nr) = rules::nonce(payloads).cloned() else {
             ctx.spis.release(offer.spi_in);
             let reason = "the peer's answer has no nonce".to_string();
             return ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
@@ -353,8 +344,7 @@ impl IkeSa {
                 }
             }
             (NotifyType::INVALID_KE_PAYLOAD, _) => {
-                let wanted = <[u8; 2]>::try_from(error.data.as_slice()).ok().map(u16::from_be_bytes);
-                let method = wanted.and_then(KeyExchange::from_transform);
+                let method = rules::wanted_method(error).and_then(KeyExchange::from_transform);
                 match method.filter(|m| config.esp_proposals.iter().any(|p| p.kes.contains(m))) {
                     Some(method) => {
                         if let Err(error) = self.start_child_exchange(ctx, config, rekeys, Some(method)) {
@@ -397,7 +387,9 @@ impl IkeSa {
         {
             return vec![refuse(NotifyType::TEMPORARY_FAILURE)];
         }
-        let Some(ni) = nonce(payloads).cloned() else { return vec![refuse(NotifyType::INVALID_SYNTAX)] };
+        let Some(ni) = rules::nonce(payloads).cloned() else {
+            return vec![refuse(NotifyType::INVALID_SYNTAX)];
+        };
         let nr = ctx.nonce();
         let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
             return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
@@ -451,10 +443,9 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
     if let Some(error) = error_notify(payloads) {
         return Err(IkeError::Notified(error.kind));
     }
-    rules::check(ExchangeType(0), true, payloads)?;
-    let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
-        .ok_or_else(|| rule("the answer has no SA payload"))?;
-    let [proposal] = theirs.as_slice() else { return Err(rule("the answer must hold one proposal")) };
+    rules::check_single("the Child SA negotiation", payloads)?;
+    let theirs = rules::proposals(payloads).ok_or_else(|| rule("the answer has no SA payload"))?;
+    let [proposal] = theirs else { return Err(rule("the answer must hold one proposal")) };
     let fresh = offer.ke.is_some();
     let (suite, _) = select::choose_esp(&offer.config.esp_proposals, theirs, fresh, None)
         .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
@@ -482,7 +473,8 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
     let shared = match (suite.ke, &offer.ke) {
         (None, _) => None,
         (Some(method), Some((ours, ke))) if method == *ours => {
-            let (id, public) = key_exchange(payloads).ok_or_else(|| rule("the answer has no KE payload"))?;
+            let (id, public) =
+                rules::key_exchange(payloads).ok_or_else(|| rule("the answer has no KE payload"))?;
             if id != method.transform() {
                 return Err(rule("the KE payload is not of the method that was selected"));
             }

@@ -14,7 +14,7 @@ use super::child::ChildSa;
 use super::notices::Notices;
 use super::output::{Event, Output};
 use super::sa::{IkeSa, Task};
-use crate::config::Config;
+use crate::config::{Config, Connection};
 
 /// Numbers for new things.
 #[derive(Default, Debug)]
@@ -63,7 +63,9 @@ pub(super) enum Effect {
 /// The part of [`super::Endpoint`] that SAs share.
 pub(super) struct Ctx<'a> {
     pub(super) now: Instant,
-    pub(super) config: &'a Arc<Config>,
+    pub(super) config: &'a Config,
+    /// Those of `config`, to share without copying.
+    pub(super) connections: &'a [Arc<Connection>],
     pub(super) rng: &'a mut ChaCha20Rng,
     pub(super) out: &'a mut VecDeque<Output>,
     pub(super) spis: &'a mut SpiAllocator,

@@ -23,13 +23,17 @@ use super::dispatch::Ignored;
 use super::notices::Notices;
 use super::output::{IkeSaView, Output};
 use super::responder::InitOutcome;
-use super::rules::{self, find, notify};
+use super::rules::{self, notify};
 use super::sa::{Gone, IkeSa, State, Task};
 use crate::config::{Config, Connection, StartAction};
 
 /// An SA that we started this recently may cross one that the peer starts: both stay, rather than each side
 /// removing the other's.
 const BOTH_STARTED: Duration = Duration::from_secs(5);
+
+fn shared(config: &Config) -> Vec<Arc<Connection>> {
+    config.connections.iter().cloned().map(Arc::new).collect()
+}
 
 /// What an operator, or the daemon on their behalf, asks for.
 #[derive(Clone, Debug)]
@@ -115,6 +119,8 @@ pub struct IkeCounters {
 /// The IKEv2 engine.
 pub struct Endpoint {
     config: Arc<Config>,
+    /// Those of `config`; an SA holds on to the one that it was negotiated with.
+    connections: Vec<Arc<Connection>>,
     rng: ChaCha20Rng,
     sas: BTreeMap<u32, IkeSa>,
     /// Our SPI of every SA.
@@ -140,6 +146,7 @@ impl Endpoint {
         let cookies = Cookies::new(now, &mut rng);
         let slots = config.daemon.max_child_sas;
         let mut endpoint = Self {
+            connections: shared(&config),
             config: Arc::new(config),
             rng,
             sas: BTreeMap::new(),
@@ -162,6 +169,7 @@ impl Endpoint {
     /// Takes up a new configuration. Established SAs keep what they were negotiated with (RFC 7296 has no
     /// notion of changing it); traps that are no longer configured go.
     pub fn set_config(&mut self, config: Config) {
+        self.connections = shared(&config);
         self.config = Arc::new(config);
         let config = self.config.clone();
         let wanted = |key: &(String, String)| {
@@ -281,6 +289,7 @@ impl Endpoint {
         let mut ctx = Ctx {
             now,
             config: &self.config,
+            connections: &self.connections,
             rng: &mut self.rng,
             out: &mut self.out,
             spis: &mut self.spis,
@@ -512,7 +521,7 @@ impl Endpoint {
             let refusal = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
             return self.refuse_init(header, (local, remote, nat_t), refusal);
         }
-        let Some(nonce) = find(&payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None }) else {
+        let Some(nonce) = rules::nonce(&payloads) else {
             self.counters.malformed += 1;
             return;
         };
@@ -534,13 +543,8 @@ impl Endpoint {
             self.counters.half_open_dropped += 1;
             return;
         }
-        let candidates: Vec<Arc<Connection>> = self
-            .config
-            .connections
-            .iter()
-            .filter(|c| c.accepts(local.ip(), remote.ip()))
-            .map(|c| Arc::new(c.clone()))
-            .collect();
+        let fitting = self.connections.iter().filter(|c| c.accepts(local.ip(), remote.ip()));
+        let candidates: Vec<Arc<Connection>> = fitting.cloned().collect();
         if candidates.is_empty() {
             self.counters.no_connection += 1;
             if self.notices.allow(now) {
@@ -678,7 +682,12 @@ impl Endpoint {
     }
 
     fn up(&mut self, now: Instant, name: &str, child: Option<String>) -> Result<(), CommandError> {
-        let conn = self.config.connection(name).cloned().ok_or_else(|| CommandError::Unknown(name.into()))?;
+        let conn = self
+            .connections
+            .iter()
+            .find(|c| c.name == name)
+            .cloned()
+            .ok_or_else(|| CommandError::Unknown(name.into()))?;
         if let Some(child) = child.as_ref().filter(|c| !conn.children.iter().any(|have| have.name == **c)) {
             return Err(CommandError::Unknown(format!("{name}/{child}")));
         }
@@ -729,7 +738,7 @@ impl Endpoint {
         };
         let first_contact = !self.sas.values().any(known);
         let (started, effects) =
-            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::new(conn), local, remote, wanted));
+            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), local, remote, wanted));
         self.apply(now, effects);
         match started {
             Ok(mut sa) => {

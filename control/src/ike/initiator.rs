@@ -12,11 +12,10 @@ use tracing::{debug, info};
 use super::auth::{SignedOctets, find_secret, same_id, sign_psk, verify_psk};
 use super::create_child::request_payloads;
 use super::crypt::Protected;
-use super::ctx::{Ctx, Effect, nat_hash};
+use super::ctx::{Ctx, nat_hash};
 use super::error::IkeError;
 use super::keys::SkeySeed;
-use super::output::Event;
-use super::rules::{self, error_notify, find, notify};
+use super::rules::{self, error_notify, notify};
 use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, State, Task};
 use super::select;
 use crate::config::Connection;
@@ -131,7 +130,7 @@ impl IkeSa {
             return Ok(());
         }
         if let Some(wrong) = notify(payloads, NotifyType::INVALID_KE_PAYLOAD) {
-            let wanted = <[u8; 2]>::try_from(wrong.data.as_slice()).ok().map(u16::from_be_bytes);
+            let wanted = rules::wanted_method(wrong);
             let method = wanted.and_then(KeyExchange::from_transform);
             let offered = method.filter(|m| self.conn.proposals.iter().any(|p| p.kes.contains(m)));
             let Some(method) = offered.filter(|m| *m != init.method && init.rounds < MAX_ROUNDS) else {
@@ -177,8 +176,7 @@ impl IkeSa {
         self.spi_r = spi_r;
         let supports_nat = self.detect_nat(payloads);
         let State::InitSent(init) = &self.state else { return Ok(()) };
-        let theirs =
-            find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None }).map_or(&[][..], |s| s);
+        let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
         let (suite, _) = match theirs {
             [one] => {
@@ -187,18 +185,11 @@ impl IkeSa {
             _ => None,
         }
         .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
-        let (method, public) =
-            find(
-                payloads,
-                |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None },
-            )
-            .ok_or_else(|| rule("no KE"))?;
+        let (method, public) = rules::key_exchange(payloads).ok_or_else(|| rule("no KE"))?;
         if suite.ke != init.method || method != init.method.transform() {
             return Err(rule("the KE payload is not of the method that was selected"));
         }
-        let nr = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
-            .ok_or_else(|| rule("no nonce"))?
-            .clone();
+        let nr = rules::nonce(payloads).ok_or_else(|| rule("no nonce"))?.clone();
         let shared = init.ke.agree(public)?;
         let ni = init.ni.clone();
         let handshake = Handshake {
@@ -276,25 +267,9 @@ impl IkeSa {
         else {
             return Ok(());
         };
-        self.establish(ctx, peer.clone());
-        ctx.event(Event::IkeUp {
-            ike: self.name(),
-            local: self.local,
-            remote: self.remote,
-            peer: peer.id().to_string(),
-        });
+        self.come_up(ctx, peer, false);
         if let Some(offer) = child {
             self.finish_child(ctx, offer, payloads, &handshake.nr);
-        }
-        if let Some(local) = &self.local_id
-            && self.conn.unique == crate::config::Unique::Replace
-        {
-            ctx.effects.push(Effect::OnlyThis {
-                keep: self.id,
-                peer: peer.id().to_string(),
-                local: local.to_string(),
-                lost: false,
-            });
         }
         for name in std::mem::take(&mut self.wanted) {
             self.tasks.push_back(Task::CreateChild(name));
@@ -311,15 +286,14 @@ impl IkeSa {
         let State::AuthSent(sent) = &self.state else {
             return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the response was not expected" });
         };
-        let auth = find(payloads, |p| if let Payload::Auth(a) = p { Some(a) } else { None });
+        let auth = rules::auth(payloads);
         if let (None, Some(error)) = (auth, error_notify(payloads)) {
             return Err(IkeError::Notified(error.kind));
         }
         rules::check(ExchangeType::IKE_AUTH, true, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
         let auth = auth.ok_or_else(|| rule("no AUTH"))?;
-        let id = find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None })
-            .ok_or_else(|| rule("no IDr"))?;
+        let id = rules::id_r(payloads).ok_or_else(|| rule("no IDr"))?;
         if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !same_id(want, id)) {
             return Err(IkeError::Authentication(format!(
                 "the peer is '{id}', the connection expects '{expected}'"

@@ -49,13 +49,6 @@ pub enum Output {
     DeactivateOutbound(ChildSaId),
     /// Remove an SA wholly.
     RemoveChild(ChildSaId),
-    /// Replace the outer addresses of an SA.
-    SetAddresses {
-        /// The SA.
-        child: ChildSaId,
-        /// The whole new set.
-        set: AddressSet,
-    },
     /// Something that an operator may want to know.
     Event(Event),
 }

@@ -11,7 +11,7 @@ use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::keys::{SkKeys, SkeySeed};
 use super::output::Event;
-use super::rules::{error_notify, find};
+use super::rules::{self, error_notify};
 use super::sa::{Exchange, IkeRekey, IkeSa, PeerRekey, State, Task};
 use super::select;
 
@@ -20,15 +20,14 @@ struct Parts<'a> {
     proposals: &'a [mobikex_common::wire::ike::Proposal],
     nonce: &'a Vec<u8>,
     method: u16,
-    public: &'a Vec<u8>,
+    public: &'a [u8],
 }
 
 fn parts(payloads: &[Payload]) -> Result<Parts<'_>, IkeError> {
     let rule = |story| IkeError::Rule { exchange: "IKE SA rekeying", story };
-    let proposals = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None });
-    let nonce = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None });
-    let ke =
-        find(payloads, |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None });
+    let proposals = rules::proposals(payloads);
+    let nonce = rules::nonce(payloads);
+    let ke = rules::key_exchange(payloads);
     let (method, public) = ke.ok_or_else(|| rule("the message has no KE"))?;
     Ok(Parts {
         proposals: proposals.ok_or_else(|| rule("the message has no SA"))?,
@@ -223,9 +222,8 @@ impl IkeSa {
         if self.yield_to_peer_rekey(ctx) {
             return Ok(());
         }
-        let wanted = <[u8; 2]>::try_from(error.data.as_slice()).ok().map(u16::from_be_bytes);
-        let method = wanted.and_then(KeyExchange::from_transform);
         if error.kind == NotifyType::INVALID_KE_PAYLOAD {
+            let method = rules::wanted_method(error).and_then(KeyExchange::from_transform);
             let offered = method.filter(|m| self.conn.proposals.iter().any(|p| p.kes.contains(m)));
             if let Some(method) = offered.filter(|m| *m != ours.method) {
                 return self.send_rekey_ike(ctx, method);

@@ -6,16 +6,17 @@ use std::sync::Arc;
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, Proposal};
+use mobikex_common::wire::ike::{
+    AuthPayload, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
+};
 use tracing::info;
 
 use super::auth::{AuthenticatedPeer, SignedOctets, find_secret, same_id, sign_psk, verify_psk};
 use super::crypt::{self, Envelope, Protected};
-use super::ctx::{Ctx, Effect};
+use super::ctx::Ctx;
 use super::error::IkeError;
 use super::keys::SkeySeed;
-use super::output::Event;
-use super::rules::{self, find, notify};
+use super::rules::{self, notify};
 use super::sa::{Gone, Handshake, IkeSa, State};
 use super::select;
 use crate::config::Connection;
@@ -36,6 +37,14 @@ pub(super) enum InitOutcome {
     Refused(Notify),
 }
 
+/// An initiator that has proven itself, and our own proof for it.
+struct Verified {
+    conn: Arc<Connection>,
+    local_id: Identification,
+    peer: AuthenticatedPeer,
+    auth: AuthPayload,
+}
+
 impl IkeSa {
     /// Answers a first request that has passed the cookie check. `candidates` are the connections that fit the
     /// addresses, in the order of the configuration.
@@ -50,16 +59,9 @@ impl IkeSa {
     ) -> Result<InitOutcome, IkeError> {
         rules::check(ExchangeType::IKE_SA_INIT, false, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_SA_INIT", story };
-        let theirs = find(payloads, |p| if let Payload::Sa(s) = p { Some(s) } else { None })
-            .ok_or_else(|| rule("no SA"))?;
-        let (method, public) =
-            find(
-                payloads,
-                |p| if let Payload::Ke { method, data } = p { Some((*method, data)) } else { None },
-            )
-            .ok_or_else(|| rule("no KE"))?;
-        let ni = find(payloads, |p| if let Payload::Nonce(n) = p { Some(n) } else { None })
-            .ok_or_else(|| rule("no nonce"))?;
+        let theirs = rules::proposals(payloads).ok_or_else(|| rule("no SA"))?;
+        let (method, public) = rules::key_exchange(payloads).ok_or_else(|| rule("no KE"))?;
+        let ni = rules::nonce(payloads).ok_or_else(|| rule("no nonce"))?;
         let sent = KeyExchange::from_transform(method);
         let found = candidates.iter().find_map(|conn| {
             select::choose_ike(&conn.proposals, theirs, 0, sent).map(|(suite, chosen)| (conn, suite, chosen))
@@ -131,11 +133,9 @@ impl IkeSa {
         _proof: Protected,
     ) -> Result<(), Gone> {
         match self.verify_initiator(ctx, payloads) {
-            Ok((conn, local_id, peer)) => {
-                self.conn = conn;
-                self.accept(ctx, payloads, local_id, peer)
-                    .map_err(|error| self.close(ctx, &error.to_string(), false))
-            }
+            Ok(verified) => self
+                .accept(ctx, payloads, verified)
+                .map_err(|error| self.close(ctx, &error.to_string(), false)),
             Err(error) => {
                 let kind = match error {
                     IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,
@@ -150,11 +150,7 @@ impl IkeSa {
     }
 
     /// Finds the connection that expects this peer and checks its AUTH.
-    fn verify_initiator(
-        &self,
-        ctx: &Ctx<'_>,
-        payloads: &[Payload],
-    ) -> Result<(Arc<Connection>, Identification, AuthenticatedPeer), IkeError> {
+    fn verify_initiator(&self, ctx: &Ctx<'_>, payloads: &[Payload]) -> Result<Verified, IkeError> {
         let State::HalfOpen(handshake) = &self.state else {
             return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the request was not expected" });
         };
@@ -166,11 +162,9 @@ impl IkeSa {
         }
         rules::check(ExchangeType::IKE_AUTH, false, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
-        let id = find(payloads, |p| if let Payload::IdI(id) = p { Some(id) } else { None })
-            .ok_or_else(|| rule("no IDi"))?;
-        let wanted = find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None });
-        let auth = find(payloads, |p| if let Payload::Auth(a) = p { Some(a) } else { None })
-            .ok_or_else(|| rule("no AUTH"))?;
+        let id = rules::id_i(payloads).ok_or_else(|| rule("no IDi"))?;
+        let wanted = rules::id_r(payloads);
+        let auth = rules::auth(payloads).ok_or_else(|| rule("no AUTH"))?;
         let suite = self.suite.ok_or(IkeError::NotProtected)?;
         let own = |conn: &Connection| {
             conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(self.local.ip()))
@@ -187,7 +181,7 @@ impl IkeSa {
                         && p.kes.contains(&suite.ke)
                 })
         };
-        let mut fitting: Vec<_> = ctx.config.connections.iter().filter(|c| fits(c)).collect();
+        let mut fitting: Vec<_> = ctx.connections.iter().filter(|c| fits(c)).collect();
         // One that names the peer beats one that takes anybody.
         fitting.sort_by_key(|c| c.remote.id.is_none());
         let conn = fitting.first().ok_or_else(|| {
@@ -202,23 +196,7 @@ impl IkeSa {
         let octets = SignedOctets { message: &handshake.request, nonce: &handshake.nr, id, sk_p: &keys.pi };
         let peer = verify_psk(keys.prf, &secret.secret, &octets, auth)?;
         info!(target: "IKE", "authentication of '{id}' with pre-shared key successful");
-        Ok((Arc::new((*conn).clone()), local_id, peer))
-    }
-
-    fn accept(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        payloads: &[Payload],
-        local_id: Identification,
-        peer: AuthenticatedPeer,
-    ) -> Result<(), IkeError> {
-        let State::HalfOpen(handshake) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
-        else {
-            return Ok(());
-        };
-        let keys = self.keys()?;
-        let secret = find_secret(&ctx.config.secrets, &local_id, peer.id())
-            .ok_or_else(|| IkeError::Authentication("the shared key is gone".into()))?;
+        // Only now is our own secret put to use.
         let octets = SignedOctets {
             message: &handshake.response,
             nonce: &handshake.ni,
@@ -226,25 +204,25 @@ impl IkeSa {
             sk_p: &keys.pr,
         };
         let auth = sign_psk(keys.prf, &secret.secret, &octets);
+        Ok(Verified { conn: Arc::clone(conn), local_id, peer, auth })
+    }
+
+    fn accept(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        verified: Verified,
+    ) -> Result<(), IkeError> {
+        let Verified { conn, local_id, peer, auth } = verified;
+        let State::HalfOpen(handshake) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
+        else {
+            return Ok(());
+        };
+        self.conn = conn;
         self.local_id = Some(local_id.clone());
-        self.establish(ctx, peer.clone());
-        ctx.event(Event::IkeUp {
-            ike: self.name(),
-            local: self.local,
-            remote: self.remote,
-            peer: peer.id().to_string(),
-        });
-        let mut answer = vec![Payload::IdR(local_id.clone()), Payload::Auth(auth)];
+        self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
+        let mut answer = vec![Payload::IdR(local_id), Payload::Auth(auth)];
         answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
-        let fresh = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
-        if fresh || self.conn.unique == crate::config::Unique::Replace {
-            ctx.effects.push(Effect::OnlyThis {
-                keep: self.id,
-                peer: peer.id().to_string(),
-                local: local_id.to_string(),
-                lost: fresh,
-            });
-        }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }
 }

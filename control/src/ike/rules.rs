@@ -1,7 +1,9 @@
 //! Which payloads each message must have, at most once: one row per message (RFC 7296 1.2, 1.3, 1.4), checked
 //! before any handler runs.
 
-use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, PayloadType};
+use mobikex_common::wire::ike::{
+    AuthPayload, ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType, Proposal,
+};
 
 use super::error::IkeError;
 
@@ -64,18 +66,24 @@ const SINGLE: &[PayloadType] = &[
     PayloadType::TSR,
 ];
 
+fn count(payloads: &[Payload], kind: PayloadType) -> usize {
+    payloads.iter().filter(|p| p.kind() == kind).count()
+}
+
+/// Checks that nothing is doubled that may stand only once.
+pub(super) fn check_single(exchange: &'static str, payloads: &[Payload]) -> Result<(), IkeError> {
+    if SINGLE.iter().any(|kind| count(payloads, *kind) > 1) {
+        return Err(IkeError::Rule { exchange, story: "a payload that may stand only once is doubled" });
+    }
+    Ok(())
+}
+
 /// Checks the row of a message.
 pub(super) fn check(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> Result<(), IkeError> {
     let name = exchange.name().unwrap_or("an unknown exchange");
-    let count = |kind: PayloadType| payloads.iter().filter(|p| p.kind() == kind).count();
-    if SINGLE.iter().any(|kind| count(*kind) > 1) {
-        return Err(IkeError::Rule {
-            exchange: name,
-            story: "a payload that may stand only once is doubled",
-        });
-    }
+    check_single(name, payloads)?;
     match RULES.iter().find(|r| r.exchange == exchange && r.response == response) {
-        Some(rule) if rule.required.iter().any(|kind| count(*kind) == 0) => {
+        Some(rule) if rule.required.iter().any(|kind| count(payloads, *kind) == 0) => {
             Err(IkeError::Rule { exchange: name, story: rule.story })
         }
         _ => Ok(()),
@@ -85,6 +93,44 @@ pub(super) fn check(exchange: ExchangeType, response: bool, payloads: &[Payload]
 /// The first payload that `pick` recognises.
 pub(super) fn find<'a, T>(payloads: &'a [Payload], pick: impl Fn(&'a Payload) -> Option<T>) -> Option<T> {
     payloads.iter().find_map(pick)
+}
+
+/// The SA payload.
+pub(super) fn proposals(payloads: &[Payload]) -> Option<&[Proposal]> {
+    find(payloads, |p| if let Payload::Sa(proposals) = p { Some(proposals.as_slice()) } else { None })
+}
+
+/// The nonce.
+pub(super) fn nonce(payloads: &[Payload]) -> Option<&Vec<u8>> {
+    find(payloads, |p| if let Payload::Nonce(nonce) = p { Some(nonce) } else { None })
+}
+
+/// Method and public value of the KE payload.
+pub(super) fn key_exchange(payloads: &[Payload]) -> Option<(u16, &[u8])> {
+    find(
+        payloads,
+        |p| if let Payload::Ke { method, data } = p { Some((*method, data.as_slice())) } else { None },
+    )
+}
+
+/// The AUTH payload.
+pub(super) fn auth(payloads: &[Payload]) -> Option<&AuthPayload> {
+    find(payloads, |p| if let Payload::Auth(auth) = p { Some(auth) } else { None })
+}
+
+/// The identity of the initiator.
+pub(super) fn id_i(payloads: &[Payload]) -> Option<&Identification> {
+    find(payloads, |p| if let Payload::IdI(id) = p { Some(id) } else { None })
+}
+
+/// The identity of the responder.
+pub(super) fn id_r(payloads: &[Payload]) -> Option<&Identification> {
+    find(payloads, |p| if let Payload::IdR(id) = p { Some(id) } else { None })
+}
+
+/// The number of the method that an INVALID_KE_PAYLOAD asks for (RFC 7296 1.2).
+pub(super) fn wanted_method(notify: &Notify) -> Option<u16> {
+    notify.data.as_slice().try_into().ok().map(u16::from_be_bytes)
 }
 
 /// The first notify of a kind.

@@ -24,7 +24,7 @@ use super::error::IkeError;
 use super::keys::SkKeys;
 use super::output::{Event, IkeSaView};
 use super::rules;
-use crate::config::Connection;
+use crate::config::{Connection, Unique};
 
 /// First retransmission after this long; each further one 1.8 times later.
 const RETRANSMIT_BASE: Duration = Duration::from_secs(4);
@@ -245,6 +245,22 @@ impl IkeSa {
         self.rekey_at = ctx.soon_before(self.conn.rekey_time, self.conn.rand_time);
         let life = self.conn.rekey_time + self.conn.over_time;
         self.expire_at = (!self.conn.rekey_time.is_zero()).then(|| ctx.now + life);
+    }
+
+    /// Both sides have proven themselves. `lost` says that the peer has sent INITIAL_CONTACT.
+    pub(super) fn come_up(&mut self, ctx: &mut Ctx<'_>, peer: AuthenticatedPeer, lost: bool) {
+        let peer_id = peer.id().to_string();
+        self.establish(ctx, peer);
+        ctx.event(Event::IkeUp {
+            ike: self.name(),
+            local: self.local,
+            remote: self.remote,
+            peer: peer_id.clone(),
+        });
+        if let Some(local) = self.local_id.as_ref().filter(|_| lost || self.conn.unique == Unique::Replace) {
+            let local = local.to_string();
+            ctx.effects.push(Effect::OnlyThis { keep: self.id, peer: peer_id, local, lost });
+        }
     }
 
     fn envelope(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Envelope {

@@ -196,7 +196,7 @@ impl Pair {
                 host.children.remove(&id).expect("only installed Child SAs are removed");
             }
             Output::Event(event) => host.events.push(event),
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::SetAddresses { .. } => {}
+            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
         }
     }
 
@@ -273,8 +273,23 @@ impl Pair {
         }
     }
 
+    /// Half seconds of the network as it is, then quiet: nothing is lost on the way, and whatever collided comes
+    /// to an end. False when a peer was given up for dead, which proves nothing.
+    pub fn settles(&mut self, half_seconds: u32) -> bool {
+        for _ in 0..half_seconds {
+            self.advance(Duration::from_millis(500));
+            if self.gave_up() {
+                return false;
+            }
+            self.assert_nothing_is_lost();
+        }
+        (self.loss, self.reordering) = (0, 0);
+        self.advance(Duration::from_secs(200));
+        !self.gave_up()
+    }
+
     /// A peer can be given up for dead by bad luck alone, when the network loses a request six times in a row.
-    pub fn gave_up(&self) -> bool {
+    fn gave_up(&self) -> bool {
         (0..2).any(|host| self.reasons(host).contains("the peer does not answer"))
     }
 
