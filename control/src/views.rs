@@ -119,7 +119,7 @@ fn write_ike_sa(
 }
 
 fn write_child_sa(f: &mut fmt::Formatter<'_>, child: &ChildSaView, traffic: Option<&Traffic>) -> fmt::Result {
-    let udp = if child.addresses.encap { "-in-UDP" } else { "" };
+    let udp = if child.addresses.paths.iter().any(|p| p.encap) { "-in-UDP" } else { "" };
     writeln!(f, "  {}: #{}, {}, {}{udp}, {}", child.name, child.id.0, child.state, child.mode, child.suite)?;
     writeln!(f, "    installed {}s ago{}", child.installed, rekeying(child.rekey_in))?;
     let none = Traffic::default();

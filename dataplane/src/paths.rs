@@ -22,7 +22,7 @@ fn choose_index(set: &AddressSet, flow_hash: u64) -> Option<usize> {
             // The first of the greatest weight: `max_by_key` alone would take the last.
             weighted().rev().max_by_key(|(_, path)| path.weight).map(|(index, _)| index)
         }
-        Scheduler::Flow => {
+        Scheduler::Flow | Scheduler::Packet | Scheduler::Redundant => {
             let total: u64 = weighted().map(|(_, path)| u64::from(path.weight)).sum();
             let mut point = ((u128::from(flow_hash) * u128::from(total)) >> 64) as u64;
             for (index, path) in weighted() {
@@ -146,9 +146,12 @@ mod tests {
             local: format!("192.0.2.{n}:4500").parse().unwrap(),
             remote: "198.51.100.1:4500".parse().unwrap(),
         };
-        let paths =
-            weights.iter().enumerate().map(|(n, w)| WeightedPath { path: path(n), weight: *w }).collect();
-        AddressSet { generation: 1, encap: true, scheduler, paths }
+        let paths = weights
+            .iter()
+            .enumerate()
+            .map(|(n, w)| WeightedPath { weight: *w, ..WeightedPath::new(path(n), true) })
+            .collect();
+        AddressSet { generation: 1, scheduler, resequence_ms: 0, paths }
     }
 
     #[test]

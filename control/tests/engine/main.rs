@@ -510,7 +510,7 @@ fn without_encap_and_without_nat_esp_goes_plain() {
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_one_tunnel();
-    assert!(!pair.sending(0)[0].addresses.encap, "no NAT, no encapsulation");
+    assert!(!pair.sending(0)[0].addresses.paths[0].encap, "no NAT, no encapsulation");
     assert_eq!(pair.views(0)[0].local.port(), 500);
 }
 

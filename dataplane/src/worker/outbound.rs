@@ -121,7 +121,7 @@ fn prepare(
     };
     let set = sa.addresses().load(now.guard).ok_or(DropReason::OutNoPath)?;
     let (chosen, counters) = set.choose(paths::flow_hash(&packet)).ok_or(DropReason::OutNoPath)?;
-    let (path, encap) = (chosen.path, set.set().encap);
+    let (path, encap) = (chosen.path, chosen.encap);
     let lane = lane(sockets, &path, encap).ok_or(DropReason::OutNoPath)?;
     let outer = outer_len(&path, encap);
 
