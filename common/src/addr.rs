@@ -52,7 +52,9 @@ impl fmt::Display for Scheduler {
 pub struct WeightedPath {
     /// The pair of addresses.
     pub path: Path,
-    /// Index of the interface by which packets leave; 0 leaves the choice to the routing table.
+    /// Index of the interface by which packets leave; 0 leaves the choice to the routing table. The system binds
+    /// IPv4 to it. For IPv6 it only prefers it among routes of one metric, so a second IPv6 uplink also needs a
+    /// route for its source addresses.
     pub device: u32,
     /// UDP encapsulation (RFC 3948); otherwise plain IP protocol 50.
     pub encap: bool,

@@ -101,7 +101,7 @@ impl IkeSockets {
             return warn!(target: "NET", "no socket to send from {local}");
         };
         let marked = nat_t.then(|| [&NON_ESP_MARKER[..], data].concat());
-        if let Err(error) = port.socket.send_to(local, remote, marked.as_deref().unwrap_or(data), 0) {
+        if let Err(error) = port.socket.send_to(local, remote, 0, marked.as_deref().unwrap_or(data), 0) {
             warn!(target: "NET", "sending from {local} to {remote} failed: {error}");
         }
     }

@@ -147,6 +147,8 @@ pub struct SendSlot {
     pub local: SocketAddr,
     /// The peer's address and port.
     pub remote: SocketAddr,
+    /// Index of the interface to leave by; 0 leaves the choice to the routing table.
+    pub device: u32,
     /// TOS octet or traffic class.
     pub tos: u8,
     /// The caller's own number for the packet.
@@ -213,15 +215,13 @@ impl SendBatch {
         }
         let lane = &mut self.lanes[lane];
         // Neighbours mostly share their path: copy what is already in the kernel's form.
-        let same = lane
-            .slots
-            .last()
-            .filter(|last| last.remote == slot.remote && last.local == slot.local && last.tos == slot.tos);
+        let way = |s: &SendSlot| (s.remote, s.local, s.device, s.tos);
+        let same = lane.slots.last().filter(|last| way(last) == way(&slot));
         let mut header = match (same, lane.headers.last()) {
             (Some(_), Some(header)) => *header,
             _ => {
                 let (name, name_len) = Name::new(slot.remote);
-                let (control, control_len) = Control::new(slot.local, slot.remote, slot.tos);
+                let (control, control_len) = Control::new(slot.local, slot.remote, slot.device, slot.tos);
                 Header { name, name_len, control, control_len, ..Header::default() }
             }
         };

@@ -76,26 +76,29 @@ impl Name {
 }
 
 impl Control {
-    /// Ancillary data that sends from `local` (an unspecified address leaves the choice to the kernel) with the
-    /// given traffic class, for a message to `remote`'s family; with its length.
-    pub(super) fn new(local: SocketAddr, remote: SocketAddr, tos: u8) -> (Self, usize) {
+    /// Ancillary data that sends from `local` (an unspecified address leaves the choice to the kernel) by the
+    /// interface of index `device` (0 = by route) with the given traffic class, for a message to `remote`'s
+    /// family; with its length.
+    pub(super) fn new(local: SocketAddr, remote: SocketAddr, device: u32, tos: u8) -> (Self, usize) {
         let mut control = Self::default();
         let mut at = 0;
         match (local, remote) {
-            (SocketAddr::V4(local), SocketAddr::V4(_)) if !local.ip().is_unspecified() => {
+            (SocketAddr::V4(local), SocketAddr::V4(_)) if device != 0 || !local.ip().is_unspecified() => {
                 // struct in_pktinfo: ifindex (0 = by route), ipi_spec_dst = source, ipi_addr.
                 let mut info = [0; 12];
+                info[..4].copy_from_slice(&device.to_ne_bytes());
                 info[4..8].copy_from_slice(&local.ip().octets());
                 at = control.put(at, libc::IPPROTO_IP, libc::IP_PKTINFO, &info);
             }
-            (SocketAddr::V6(local), SocketAddr::V6(_)) if !local.ip().is_unspecified() => {
+            (SocketAddr::V6(local), SocketAddr::V6(_)) if device != 0 || !local.ip().is_unspecified() => {
                 // struct in6_pktinfo: source, then the interface, which link-local addresses need.
+                let device = if device != 0 { device } else { local.scope_id() };
                 let mut info = [0; 20];
                 info[..16].copy_from_slice(&local.ip().octets());
-                info[16..].copy_from_slice(&local.scope_id().to_ne_bytes());
+                info[16..].copy_from_slice(&device.to_ne_bytes());
                 at = control.put(at, libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &info);
             }
-            // An unspecified source, or families that differ: then there is no source to name.
+            // Neither source nor interface, or families that differ: then there is nothing to name.
             _ => {}
         }
         if tos != 0 {
@@ -189,8 +192,23 @@ mod tests {
     #[test]
     fn a_traffic_class_is_read_back_beside_packet_information() {
         let local = "[2001:db8::1]:4500".parse().unwrap();
-        let (control, len) = Control::new(local, local, 0xb9);
+        let (control, len) = Control::new(local, local, 0, 0xb9);
         let info = control.info(len);
-        assert_eq!((info.local, info.tos), (Some(local.ip()), 0xb9));
+        assert_eq!((info.local, info.ifindex, info.tos), (Some(local.ip()), 0, 0xb9));
+    }
+
+    #[test]
+    fn an_interface_is_named_with_a_source_or_alone() {
+        for text in ["192.0.2.1:4500", "0.0.0.0:4500", "[2001:db8::1]:4500", "[::]:4500", "[fe80::1%3]:4500"]
+        {
+            let local: SocketAddr = text.parse().unwrap();
+            let (control, len) = Control::new(local, local, 7, 0);
+            assert_eq!(control.info(len).ifindex, 7, "{text}");
+        }
+        let link_local: SocketAddr = "[fe80::1%3]:4500".parse().unwrap();
+        let (control, len) = Control::new(link_local, link_local, 0, 0);
+        assert_eq!(control.info(len).ifindex, 3, "its scope names the interface of a link-local address");
+        let nothing: SocketAddr = "0.0.0.0:0".parse().unwrap();
+        assert_eq!(Control::new(nothing, nothing, 0, 0).1, 0);
     }
 }

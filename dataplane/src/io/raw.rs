@@ -51,10 +51,18 @@ impl RawEspSocket {
         })
     }
 
-    /// Sends one packet from `local` to `remote`; ports are ignored.
-    pub fn send_to(&self, local: SocketAddr, remote: SocketAddr, data: &[u8], tos: u8) -> io::Result<()> {
-        let remote = SocketAddr::new(remote.ip(), 0);
-        udp::send_one(self.socket.as_fd(), local, remote, data, tos)
+    /// Sends one packet from `local` to `remote` by the interface of index `device` (0 = by route); ports are
+    /// ignored.
+    pub fn send_to(
+        &self,
+        local: SocketAddr,
+        mut remote: SocketAddr,
+        device: u32,
+        data: &[u8],
+        tos: u8,
+    ) -> io::Result<()> {
+        remote.set_port(0);
+        udp::send_one(self.socket.as_fd(), local, remote, device, data, tos)
     }
 
     /// Sends a lane of a batch and empties it; the ports of its addresses must be 0. Returns how many the system took.

@@ -114,10 +114,10 @@ mod tests {
             for (index, spi) in spis.iter().enumerate() {
                 // Many senders: a hash over addresses and ports would spread them otherwise.
                 let sender = UdpSocket::bind(SocketAddr::new(target.ip(), 0), 0).unwrap();
-                sender.send_to(sender.local_addr(), target, &esp(*spi), 0).unwrap();
+                sender.send_to(sender.local_addr(), target, 0, &esp(*spi), 0).unwrap();
                 if index % 4 == 0 {
-                    sender.send_to(sender.local_addr(), target, b"\0\0\0\0ike", 0).unwrap();
-                    sender.send_to(sender.local_addr(), target, &[0xff], 0).unwrap();
+                    sender.send_to(sender.local_addr(), target, 0, b"\0\0\0\0ike", 0).unwrap();
+                    sender.send_to(sender.local_addr(), target, 0, &[0xff], 0).unwrap();
                 }
             }
             let at_control = drain(|batch| control.recv_batch(batch));
@@ -145,7 +145,7 @@ mod tests {
             };
             let here: SocketAddr = addr.parse().unwrap();
             for slot in 0..20 {
-                sockets[0].send_to(here, here, &esp(Spi(1 << 20 | slot)), 0).unwrap();
+                sockets[0].send_to(here, here, 0, &esp(Spi(1 << 20 | slot)), 0).unwrap();
             }
             for (worker, socket) in sockets.iter().enumerate() {
                 let got = drain(|batch| socket.recv_batch(batch));

@@ -63,9 +63,17 @@ impl UdpSocket {
         batch.receive(self.socket.as_fd(), |header, _| Some((meta(header, bound)?, 0)))
     }
 
-    /// Sends one datagram from `local` (the address only; the port is the socket's) to `remote`.
-    pub fn send_to(&self, local: SocketAddr, remote: SocketAddr, data: &[u8], tos: u8) -> io::Result<()> {
-        send_one(self.socket.as_fd(), local, remote, data, tos)
+    /// Sends one datagram from `local` (the address only; the port is the socket's) to `remote`, by the interface
+    /// of index `device` (0 = by route).
+    pub fn send_to(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        device: u32,
+        data: &[u8],
+        tos: u8,
+    ) -> io::Result<()> {
+        send_one(self.socket.as_fd(), local, remote, device, data, tos)
     }
 
     /// Sends a lane of a batch and empties it; see [`SendBatch`]. Returns how many packets the system took.
@@ -97,12 +105,15 @@ impl AsRawFd for UdpSocket {
     }
 }
 
-/// The MTU of the path between two addresses as the system's routes and its record of ICMP errors have it.
-/// Costs several system calls; nothing is sent.
-pub fn path_mtu(local: IpAddr, remote: SocketAddr, mark: u32) -> io::Result<u16> {
+/// The MTU of the path between two addresses by the interface of index `device` (0 = by route), as the system's
+/// routes and its record of ICMP errors have it. Costs several system calls; nothing is sent.
+pub fn path_mtu(local: IpAddr, remote: SocketAddr, device: u32, mark: u32) -> io::Result<u16> {
     let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, Some(Protocol::UDP))?;
     if mark != 0 {
         socket.set_mark(mark)?;
+    }
+    if device != 0 {
+        sys::set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_BINDTOIFINDEX, device as libc::c_int)?;
     }
     if local.is_ipv4() == remote.is_ipv4() && !local.is_unspecified() {
         socket.bind(&SocketAddr::new(local, 0).into())?;
@@ -162,11 +173,12 @@ pub(super) fn send_one(
     fd: BorrowedFd<'_>,
     local: SocketAddr,
     remote: SocketAddr,
+    device: u32,
     data: &[u8],
     tos: u8,
 ) -> io::Result<()> {
     let (name, name_len) = Name::new(remote);
-    let (control, control_len) = Control::new(local, remote, tos);
+    let (control, control_len) = Control::new(local, remote, device, tos);
     let header =
         Header { name, name_len, control, control_len, offset: 0, len: data.len(), truncated: false };
     sys::send_many(fd, data, &[header]).map(|_| ())
@@ -213,7 +225,7 @@ mod tests {
             let (a, b) = (bind(wildcard), bind(wildcard));
             let source = SocketAddr::new(from.parse().unwrap(), 9);
             let target = SocketAddr::new(to.parse().unwrap(), b.local_addr().port());
-            a.send_to(source, target, b"hello", 0xb8).unwrap();
+            a.send_to(source, target, 0, b"hello", 0xb8).unwrap();
             let mut batch = RecvBatch::new();
             assert_eq!(receive(&b, &mut batch), 1);
             let (meta, data) = batch.get(0);
@@ -235,7 +247,7 @@ mod tests {
             out.reserve().unwrap()[0] = tag as u8;
             // Number 7 goes out from an address that is not ours.
             let local = if tag == 7 { "192.0.2.1:0".parse().unwrap() } else { here };
-            out.commit(0, SendSlot { local, remote: target, tos: 0, tag, len: 1 + tag });
+            out.commit(0, SendSlot { local, remote: target, device: 0, tos: 0, tag, len: 1 + tag });
         }
         assert!(out.reserve().is_none());
         let mut refused = Vec::new();
@@ -256,9 +268,9 @@ mod tests {
     #[test]
     fn too_big_without_fragments_is_refused_and_the_mtu_is_known() {
         let (a, b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
-        assert_eq!(path_mtu("127.0.0.1".parse().unwrap(), b.local_addr(), 0).unwrap(), u16::MAX);
+        assert_eq!(path_mtu("127.0.0.1".parse().unwrap(), b.local_addr(), 0, 0).unwrap(), u16::MAX);
         a.set_dont_fragment(true).unwrap();
-        let error = a.send_to(a.local_addr(), b.local_addr(), &[0; 65_508], 0).unwrap_err();
+        let error = a.send_to(a.local_addr(), b.local_addr(), 0, &[0; 65_508], 0).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(libc::EMSGSIZE));
     }
 

@@ -121,7 +121,7 @@ fn prepare(
     };
     let set = sa.addresses().load(now.guard).ok_or(DropReason::OutNoPath)?;
     let (chosen, counters) = set.choose(paths::flow_hash(&packet)).ok_or(DropReason::OutNoPath)?;
-    let (path, encap) = (chosen.path, chosen.encap);
+    let (path, device, encap) = (chosen.path, chosen.device, chosen.encap);
     let lane = lane(sockets, &path, encap).ok_or(DropReason::OutNoPath)?;
     let outer = outer_len(&path, encap);
 
@@ -147,7 +147,7 @@ fn prepare(
         remote.set_port(0);
     }
     let lane = if whole { lane | LANE_DF } else { lane };
-    batch.commit(lane, SendSlot { local, remote, tos: sealed.tos, tag: index, len: sealed.len });
+    batch.commit(lane, SendSlot { local, remote, device, tos: sealed.tos, tag: index, len: sealed.len });
     Ok(())
 }
 
@@ -197,7 +197,7 @@ fn send_lane(
         }
         count(DropReason::OutTooBig);
         // The path is narrower than thought: ask the system how narrow, and tell the sender.
-        let Ok(mtu) = path_mtu(slot.local.ip(), slot.remote, shared.mark) else { return };
+        let Ok(mtu) = path_mtu(slot.local.ip(), slot.remote, slot.device, shared.mark) else { return };
         mtus.learn(slot.local, slot.remote, mtu, now.ms);
         let Ok(packet) = Packet::parse(&inner[slot.tag * SLOT..][..lens[slot.tag]]) else { return };
         let Lookup::Sa(sa) = shared.tables.lookup_outbound(&packet, now.guard) else { return };

@@ -207,6 +207,40 @@ impl Net {
     }
 }
 
+/// Both sites' addresses on no link, reachable by either of two.
+const BEHIND: [&str; 2] = ["203.0.113.1", "203.0.113.2"];
+
+impl Net {
+    /// Joins the sites a second time, by `veth1`. Routes to [`BEHIND`] prefer `veth0`.
+    fn second_uplink(&self) {
+        let other = &self.namespaces[1].path;
+        self.namespaces[0].sh(&format!("ip link add veth1 type veth peer name veth1 netns {other}"));
+        let second = ["198.51.100.1", "198.51.100.2"];
+        for (n, ns) in self.namespaces.iter().enumerate() {
+            ns.sh("ip link set veth1 up");
+            ns.sh(&format!("ip addr add {} dev lo", BEHIND[n]));
+            ns.sh(&format!("ip addr add {}/24 dev veth1", second[n]));
+            for (metric, device, via) in [(1, "veth0", OUTER[V4][1 - n]), (2, "veth1", second[1 - n])] {
+                let target = BEHIND[1 - n];
+                ns.sh(&format!("ip route add {target} via {via} dev {device} metric {metric}"));
+            }
+        }
+        // The neighbours get to know each other, so that no burst waits for that.
+        for target in [OUTER[V4][1], second[1]] {
+            self.namespaces[0].sh(&format!("ping -c 1 -W 2 {target}"));
+        }
+    }
+
+    /// The index of a device and how many packets it has sent.
+    fn device(&self, site: usize, name: &str) -> (u32, u64) {
+        let ns = &self.namespaces[site];
+        let index = ns.sh(&format!("ip -o link show {name}")).split(':').next().unwrap().parse().unwrap();
+        let all = ns.sh("cat /proc/net/dev");
+        let line = all.lines().find_map(|line| line.trim().strip_prefix(&format!("{name}:"))).unwrap();
+        (index, line.split_whitespace().nth(9).unwrap().parse().unwrap())
+    }
+}
+
 fn payload(flow: usize, n: usize) -> Vec<u8> {
     let mut data = vec![flow as u8 ^ n as u8; 2 + n * 33 % 1300];
     data[0] = flow as u8;
@@ -422,6 +456,30 @@ fn the_control_thread_hears_of_wanted_and_confirmed_sas() {
     net.namespaces[0].sh(&format!("ping -c 2 -i 0.05 -W 2 {}", INNER[V4][1]));
     let first: Vec<_> = net.dataplanes[1].upcalls().try_iter().collect();
     assert_eq!(first, [Upcall::FirstInbound(ChildSaId(9))]);
+}
+
+/// A path leaves by its interface although the routes prefer another one.
+#[test]
+fn a_path_names_its_interface() {
+    let Some(net) = Net::new(true) else { return };
+    net.second_uplink();
+    let mut id = 1;
+    for encap in [true, false] {
+        for device in ["veth0", "veth1"] {
+            let before = net.device(0, device).1;
+            for (n, dataplane) in net.dataplanes.iter().enumerate() {
+                let mut params = params(n, id, Mode::Tunnel, INNER[V4], BEHIND, encap, gcm());
+                params.addresses.paths[0].device =
+                    if device == "veth0" { 0 } else { net.device(n, device).0 };
+                dataplane.tables().install(&params, true).unwrap();
+            }
+            net.echo(INNER[V4]);
+            assert!(net.device(0, device).1 >= before + 320, "{device} {encap}");
+            net.remove(id);
+            id += 1;
+        }
+    }
+    net.assert_no_inbound_drops();
 }
 
 /// After the last handle is gone the device is too, and the port is free.
