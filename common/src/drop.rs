@@ -39,6 +39,7 @@ drop_reasons! {
     OutSequenceExhausted, "out_sequence_exhausted", "The SA has used all its sequence numbers.";
     OutHardLimit, "out_hard_limit", "The SA has reached its volume limit.";
     OutNoPath, "out_no_path", "The SA has no usable pair of outer addresses.";
+    OutNotRoutable, "out_not_routable", "The peer's address is not proven to be reachable and has had its share until more comes from it.";
     OutSend, "out_send", "The system refused to send the packet.";
     InTooShort, "in_too_short", "An ESP packet is shorter than its headers.";
     InNoSa, "in_no_sa", "No SA has the SPI of an ESP packet.";

@@ -115,6 +115,12 @@ impl PathCounters {
         self.bytes_out.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    /// Whether `bytes` octets more are at most three times what came (RFC 4555 3.7).
+    pub(crate) fn within_three_times(&self, bytes: usize) -> bool {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        read(&self.bytes_out) + bytes as u64 <= read(&self.bytes_in).saturating_mul(3)
+    }
+
     pub(crate) fn stats(&self, path: Path) -> PathStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PathStats {

@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> Published<T> {
         let shared = self.0.load(Ordering::Acquire, &guard.0);
         // SAFETY: a non-null pointer in the place came from `Owned::new` or `Atomic::new` and was stored with
         // Release (swap, AcqRel) or by the constructor, so the Acquire load sees the value complete. It is
-        // freed in two ways only. `replace` defers that until all guards pinned now are gone, and `guard`, of
+        // freed in two ways only. `exchange` defers that until all guards pinned now are gone, and `guard`, of
         // the one default collector, is pinned for 'a. `drop` frees at once but needs `&mut self`, which the
         // borrow of `self` for 'a excludes. No `&mut T` is ever made.
         unsafe { shared.as_ref() }
@@ -54,19 +54,31 @@ impl<T: Send + Sync + 'static> Published<T> {
 
     /// Publishes `value` (or nothing) and retires the predecessor. Tells whether there was one.
     pub fn replace(&self, value: Option<T>) -> bool {
-        let guard = epoch::pin();
+        let guard = pin();
+        let retired = self.exchange(value, &guard);
+        // Retired SAs hold keys: push them out of this thread's cache so that they are wiped soon.
+        guard.0.flush();
+        retired
+    }
+
+    /// Publishes `value` and retires the predecessor some time: for values without secrets that are replaced by
+    /// the thousand under one guard.
+    pub fn swap(&self, value: T, guard: &Guard) -> bool {
+        self.exchange(Some(value), guard)
+    }
+
+    fn exchange(&self, value: Option<T>, guard: &Guard) -> bool {
         let old = match value {
-            Some(value) => self.0.swap(Owned::new(value), Ordering::AcqRel, &guard),
-            None => self.0.swap(Shared::null(), Ordering::AcqRel, &guard),
+            Some(value) => self.0.swap(Owned::new(value), Ordering::AcqRel, &guard.0),
+            None => self.0.swap(Shared::null(), Ordering::AcqRel, &guard.0),
         };
         if old.is_null() {
             return false;
         }
         // SAFETY: the swap made `old` unreachable for later loads and handed it to us alone, so it is retired
-        // exactly once. `T` is `Send` and `'static`, so that any thread may run its destructor later.
-        unsafe { guard.defer_destroy(old) };
-        // Retired SAs hold keys: push them out of this thread's cache so that they are wiped soon.
-        guard.flush();
+        // exactly once. `T` is `Send` and `'static`, so that any thread may run its destructor later. The guard
+        // is of the one default collector, as those of the readers are.
+        unsafe { guard.0.defer_destroy(old) };
         true
     }
 }

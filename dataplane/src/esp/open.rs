@@ -1,9 +1,9 @@
 //! Inbound: an ESP packet becomes an IP packet (RFC 4303 3.4), checked in the order of RFC 4301 5.2: sequence
 //! number, integrity, padding, next header, selectors.
 
-use std::net::IpAddr;
 use std::ops::Range;
 
+use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::Mode;
 use mobikex_common::wire::esp::{Header, NEXT_HEADER_DUMMY, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN};
@@ -20,10 +20,8 @@ pub const HEADROOM: usize = 24;
 /// What the outer header of an ESP packet said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct OuterInfo {
-    /// The peer's address as we see it.
-    pub src: IpAddr,
-    /// Our address.
-    pub dst: IpAddr,
+    /// Our address and the peer's as we see them; ports count in UDP only.
+    pub path: Path,
     /// DSCP and ECN.
     pub tos: u8,
     /// The packet came in UDP (RFC 3948).
@@ -80,8 +78,8 @@ pub fn open(
     replay.commit(Authenticated(seq));
     sa.authentic(replay.highest());
     let paths = sa.addresses().load(guard);
-    if let Some(counters) = paths.and_then(|paths| paths.counters_of(outer.dst, outer.src)) {
-        counters.count_in(esp_len);
+    if let Some(found) = paths.and_then(|paths| paths.find(&outer.path, outer.encap)) {
+        found.counters.count_in(esp_len);
     }
 
     let (payload_len, next_header) = unpad(text)?;

@@ -58,6 +58,14 @@ pub fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
     inner && (sa.mode() == Mode::Transport || sa.copy_df())
 }
 
+/// Octets of the ESP packet that [`seal`] makes of `packet`.
+///
+/// # Errors
+/// When the packet cannot be protected in the SA's mode.
+pub fn sealed_len(sa: &OutboundSa, packet: &Packet<'_>) -> Result<usize, DropReason> {
+    Ok(sa.sealed_len(plaintext(sa, packet)?.1.len()))
+}
+
 /// Whatever can fail is checked before a number is drawn, so that numbers are not wasted on drops. Returns the
 /// Next Header value and what it stands for.
 fn check<'a>(sa: &OutboundSa, packet: &Packet<'a>, out: &[u8]) -> Result<(u8, &'a [u8]), DropReason> {

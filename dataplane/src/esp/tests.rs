@@ -33,7 +33,7 @@ impl Receiver {
         Self {
             sa: inbound(&theirs),
             replay: ReplayWindow::new(theirs.replay_window),
-            outer: OuterInfo { src: path.remote.ip(), dst: path.local.ip(), tos: 0, encap: false },
+            outer: OuterInfo { path, tos: 0, encap: false },
         }
     }
 
@@ -321,14 +321,14 @@ fn b25_the_inner_packet_fits_the_selectors_in_every_field() {
     let mut ours = transport(false, GCM);
     ours.ts_remote = vec![ts("10.2.0.1[udp/53]")];
     let mut receiver = Receiver::of(&ours);
-    receiver.outer.src = ip("203.0.113.66");
+    receiver.outer.path.remote.set_ip(ip("203.0.113.66"));
     assert_eq!(receiver.open(&craft(&ours, 1, &padded(&good[20..], 17))).unwrap()[12..], good[12..]);
     assert_eq!(receiver.open(&craft(&ours, 2, &padded(&good[20..], 6))), Err(DropReason::InSelectorMismatch));
     // Where the selectors leave a choice, only addresses of the set count.
     ours.ts_local = vec![ts("10.1.0.0/16")];
     let mut receiver = Receiver::of(&ours);
     assert!(receiver.open(&craft(&ours, 1, &padded(&good[20..], 17))).is_ok());
-    receiver.outer.src = ip("10.1.0.2");
+    receiver.outer.path.remote.set_ip(ip("10.1.0.2"));
     assert_eq!(receiver.open(&craft(&ours, 2, &padded(&good[20..], 17))), Err(DropReason::InSourceMismatch));
 }
 

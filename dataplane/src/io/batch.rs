@@ -208,11 +208,29 @@ impl SendBatch {
         (index < BATCH).then(|| &mut self.data[index * SLOT..][..PACKET])
     }
 
+    /// Packets, copies included, that every lane still takes before it must be sent.
+    pub fn room(&self) -> usize {
+        BATCH - self.lanes.iter().map(|lane| lane.slots.len()).max().unwrap_or(0)
+    }
+
     /// Queues what was written into the reserved buffer.
     pub fn commit(&mut self, lane: usize, slot: SendSlot) {
-        if self.used == BATCH {
-            return;
+        if self.used < BATCH {
+            self.push(lane, slot, self.used);
+            self.used += 1;
         }
+    }
+
+    /// Queues the packet that was committed last once more, for another way. It shares the buffer.
+    pub fn commit_copy(&mut self, lane: usize, slot: SendSlot) {
+        if let Some(last) = self.used.checked_sub(1)
+            && self.lanes[lane].slots.len() < BATCH
+        {
+            self.push(lane, slot, last);
+        }
+    }
+
+    fn push(&mut self, lane: usize, slot: SendSlot, buffer: usize) {
         let lane = &mut self.lanes[lane];
         // Neighbours mostly share their path: copy what is already in the kernel's form.
         let way = |s: &SendSlot| (s.remote, s.local, s.device, s.tos);
@@ -225,11 +243,10 @@ impl SendBatch {
                 Header { name, name_len, control, control_len, ..Header::default() }
             }
         };
-        header.offset = self.used * SLOT;
+        header.offset = buffer * SLOT;
         header.len = slot.len.min(PACKET);
         lane.headers.push(header);
         lane.slots.push(slot);
-        self.used += 1;
     }
 
     /// Sends a lane, in order, and empties it. `failed` hears of each packet that the system refused; the

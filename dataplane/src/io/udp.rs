@@ -266,6 +266,42 @@ mod tests {
     }
 
     #[test]
+    fn a_copy_shares_the_buffer_and_lanes_fill_up() {
+        let (a, b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let remote = SocketAddr::new(local.ip(), b.local_addr().port());
+        let slot = |tag| SendSlot { local, remote, device: 0, tos: 0, tag, len: 1 };
+        let mut out = SendBatch::new();
+        out.commit_copy(0, slot(0));
+        assert!(out.is_empty(), "there is nothing to copy yet");
+        for tag in 0..2u8 {
+            out.reserve().unwrap()[0] = tag;
+            out.commit(0, slot(tag.into()));
+            out.commit_copy(1, slot(tag.into()));
+            out.commit_copy(1, slot(tag.into()));
+        }
+        assert_eq!((out.len(0), out.len(1), out.room()), (2, 4, super::super::BATCH - 4));
+        assert_eq!(a.send_batch(&mut out, 0, |_, error| panic!("{error}")), 2);
+        out.reserve().unwrap()[0] = 9;
+        assert_eq!(
+            a.send_batch(&mut out, 1, |_, error| panic!("{error}")),
+            4,
+            "the buffers were kept for lane 1"
+        );
+        let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());
+        while seen.len() < 6 {
+            assert_ne!(receive(&b, &mut batch), 0);
+            seen.extend(batch.iter().map(|(_, data)| data[0]));
+        }
+        assert_eq!(seen, [0, 1, 0, 0, 1, 1]);
+        for tag in 0..2 * super::super::BATCH {
+            out.reserve();
+            if tag == 0 { out.commit(0, slot(tag)) } else { out.commit_copy(0, slot(tag)) }
+        }
+        assert_eq!((out.len(0), out.room()), (super::super::BATCH, 0));
+    }
+
+    #[test]
     fn too_big_without_fragments_is_refused_and_the_mtu_is_known() {
         let (a, b) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
         assert_eq!(path_mtu("127.0.0.1".parse().unwrap(), b.local_addr(), 0, 0).unwrap(), u16::MAX);

@@ -146,10 +146,13 @@ impl InboundSa {
         outer: &OuterInfo,
         paths: Option<&PathSet>,
     ) -> Option<(IpAddr, IpAddr)> {
-        let paths =
-            |found: fn(&PathSet, IpAddr) -> bool, addr| paths.filter(|set| found(set, addr)).map(|_| addr);
-        let src = only_host(self.selectors.remote()).or_else(|| paths(PathSet::has_remote, outer.src))?;
-        let dst = only_host(self.selectors.local()).or_else(|| paths(PathSet::has_local, outer.dst))?;
+        let paths = |found: fn(&PathSet, IpAddr) -> bool, addr: IpAddr| {
+            paths.filter(|set| found(set, addr)).map(|_| addr)
+        };
+        let src = only_host(self.selectors.remote())
+            .or_else(|| paths(PathSet::has_remote, outer.path.remote.ip()))?;
+        let dst =
+            only_host(self.selectors.local()).or_else(|| paths(PathSet::has_local, outer.path.local.ip()))?;
         Some((src, dst))
     }
 }

@@ -3,6 +3,7 @@
 use std::io;
 
 use mio::Token;
+use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::wire::esp::{self as wire, Datagram};
 
@@ -103,7 +104,7 @@ fn deliver(
 }
 
 fn outer(meta: &Meta, encap: bool) -> OuterInfo {
-    OuterInfo { src: meta.remote.ip(), dst: meta.local.ip(), tos: meta.tos, encap }
+    OuterInfo { path: Path { local: meta.local, remote: meta.remote }, tos: meta.tos, encap }
 }
 
 /// Whether a failed receive is worth repeating at once. An error other than "nothing there" is one that the

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::IpAddr;
 
-use mobikex_common::addr::Path;
+use mobikex_common::addr::{Path, Scheduler, WeightedPath};
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::Mode;
 use mobikex_common::wire::icmp;
@@ -14,7 +14,7 @@ use super::{Now, Sockets, Worker, report};
 use crate::engine::Shared;
 use crate::esp::{self, IvSource};
 use crate::io::{BATCH, SLOT, SendBatch, SendSlot, TunQueue, path_mtu};
-use crate::paths;
+use crate::paths::{self, Chosen, Traffic};
 use crate::sad::OutboundSa;
 use crate::tables::Lookup;
 use crate::upcall::Upcall;
@@ -75,14 +75,22 @@ impl Worker {
                     break;
                 }
             };
-            if let Err(reason) =
-                prepare(&self.shared, &mut self.outbound, &self.sockets, &self.tun, index, len, now)
-            {
+            self.outbound.lens[index] = len;
+            let mut result = self.prepare(index, now);
+            if matches!(result, Ok(Prepared::NoRoom)) {
+                self.send(now);
+                result = self.prepare(index, now);
+            }
+            if let Err(reason) = result {
                 self.drop_packet(reason);
             }
         }
         self.send(now);
         more
+    }
+
+    fn prepare(&mut self, index: usize, now: &Now<'_>) -> Result<Prepared, DropReason> {
+        prepare(&self.shared, &mut self.outbound, &self.sockets, &self.tun, index, now)
     }
 
     fn send(&mut self, now: &Now<'_>) {
@@ -95,6 +103,14 @@ impl Worker {
     }
 }
 
+/// What became of a packet that was not dropped.
+enum Prepared {
+    /// It is in the batch.
+    Queued,
+    /// Its copies do not fit into the batch until that has been sent; nothing has changed.
+    NoRoom,
+}
+
 /// Classifies the packet in slot `index`, chooses its path and seals it into the batch.
 fn prepare(
     shared: &Shared,
@@ -102,11 +118,10 @@ fn prepare(
     sockets: &Sockets,
     tun: &TunQueue,
     index: usize,
-    len: usize,
     now: &Now<'_>,
-) -> Result<(), DropReason> {
+) -> Result<Prepared, DropReason> {
     let Outbound { inner, lens, batch, ivs, mtus, errors, .. } = this;
-    let bytes = &inner[index * SLOT..][..len];
+    let bytes = &inner[index * SLOT..][..lens[index]];
     let packet = Packet::parse(bytes).map_err(|_| DropReason::OutNotIp)?;
     let sa = match shared.tables.lookup_outbound(&packet, now.guard) {
         Lookup::Sa(sa) => sa,
@@ -120,16 +135,29 @@ fn prepare(
         Lookup::NoPolicy => return Err(DropReason::OutNoPolicy),
     };
     let set = sa.addresses().load(now.guard).ok_or(DropReason::OutNoPath)?;
-    let (chosen, counters) = set.choose(paths::flow_hash(&packet)).ok_or(DropReason::OutNoPath)?;
-    let (path, device, encap) = (chosen.path, chosen.device, chosen.encap);
-    let lane = lane(sockets, &path, encap).ok_or(DropReason::OutNoPath)?;
-    let outer = outer_len(&path, encap);
+    let traffic = Traffic {
+        flow_hash: paths::flow_hash(&packet),
+        turn: sa.sequence(),
+        len: esp::sealed_len(sa, &packet)?,
+        ends: (sa.mode() == Mode::Transport).then_some((packet.src, packet.dst)),
+    };
+    let chosen = set.choose(&traffic)?;
+    let first = lane(sockets, chosen.path).ok_or(DropReason::OutNoPath)?;
+    let redundant = set.set().scheduler == Scheduler::Redundant && traffic.ends.is_none();
+    let copies = || set.others(chosen, &traffic).take(if redundant { BATCH - 1 } else { 0 });
+    if redundant && batch.room() < set.sending_len().min(BATCH) {
+        return Ok(Prepared::NoRoom);
+    }
 
     // Packets up to the floor always pass, in fragments if need be.
     let whole = esp::must_stay_whole(sa, &packet) && packet.total_len > floor(packet.is_ipv4());
-    if whole && let Some(mtu) = mtus.get(path.local, path.remote, now.ms) {
-        let fits = inner_fit(sa, &packet, outer, mtu);
-        if packet.total_len > fits {
+    if whole {
+        let fits = |chosen: Chosen<'_>| {
+            let mtu = mtus.get(chosen.path.path.local, chosen.path.path.remote, now.ms)?;
+            Some(inner_fit(sa, &packet, outer_len(&chosen.path.path, chosen.path.encap), mtu))
+        };
+        let least = std::iter::once(chosen).chain(copies()).filter_map(fits).min();
+        if let Some(fits) = least.filter(|fits| packet.total_len > *fits) {
             too_big(errors, tun, &packet, fits, now);
             return Err(DropReason::OutTooBig);
         }
@@ -140,19 +168,27 @@ fn prepare(
     report(shared, sa.id(), sa.take_events());
     let sealed = sealed?;
     sa.counters().stamp(now.ms);
-    counters.count_out(1, sealed.len);
-    lens[index] = len;
-    let Path { local, mut remote } = path;
-    if !encap {
-        remote.set_port(0);
+    let df = if whole { LANE_DF } else { 0 };
+    let slot = |chosen: Chosen<'_>| {
+        chosen.counters.count_out(1, sealed.len);
+        let WeightedPath { path: Path { local, mut remote }, device, encap, .. } = *chosen.path;
+        if !encap {
+            remote.set_port(0);
+        }
+        SendSlot { local, remote, device, tos: sealed.tos, tag: index, len: sealed.len }
+    };
+    batch.commit(first | df, slot(chosen));
+    for copy in copies() {
+        if let Some(lane) = lane(sockets, copy.path) {
+            batch.commit_copy(lane | df, slot(copy));
+        }
     }
-    let lane = if whole { lane | LANE_DF } else { lane };
-    batch.commit(lane, SendSlot { local, remote, device, tos: sealed.tos, tag: index, len: sealed.len });
-    Ok(())
+    Ok(Prepared::Queued)
 }
 
 /// The lane, without DF, of a path; `None` when its socket is missing.
-fn lane(sockets: &Sockets, path: &Path, encap: bool) -> Option<usize> {
+fn lane(sockets: &Sockets, path: &WeightedPath) -> Option<usize> {
+    let WeightedPath { path, encap, .. } = *path;
     let ipv4 = path.remote.is_ipv4();
     let there = match (encap, ipv4) {
         (true, true) => sockets.udp4.is_some(),

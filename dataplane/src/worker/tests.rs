@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use mobikex_common::addr::{AddressSet, Path};
+use mobikex_common::addr::{AddressSet, Path, Scheduler, WeightedPath};
 use mobikex_common::alg::{Cipher, EspSuite, Integrity, KeyBits};
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, EspKeys, Mode, PolicyId, VolumeLimits};
@@ -480,6 +480,63 @@ fn a_path_names_its_interface() {
         }
     }
     net.assert_no_inbound_drops();
+}
+
+impl Net {
+    /// A tunnel SA over both uplinks, scheduled as said.
+    fn install_multipath(&self, id: u32, scheduler: Scheduler, encap: bool) {
+        for (n, dataplane) in self.dataplanes.iter().enumerate() {
+            let mut params = params(n, id, Mode::Tunnel, INNER[V4], OUTER[V4], encap, gcm());
+            let second =
+                self::params(n, id, Mode::Tunnel, INNER[V4], BEHIND, encap, gcm()).addresses.paths[0];
+            params.addresses.paths.push(WeightedPath { device: self.device(n, "veth1").0, ..second });
+            params.addresses.scheduler = scheduler;
+            dataplane.tables().install(&params, true).unwrap();
+        }
+    }
+}
+
+#[test]
+fn packets_take_turns_on_the_paths_or_all_of_them() {
+    let Some(net) = Net::new(true) else { return };
+    net.second_uplink();
+    for (id, encap) in [(1, true), (2, false)] {
+        net.install_multipath(id, Scheduler::Packet, encap);
+        net.echo(INNER[V4]);
+        let stats = net.dataplanes[1].tables().stats(ChildSaId(id)).unwrap();
+        let [first, second] = [stats.paths[0].packets_in, stats.paths[1].packets_in];
+        assert!(first.abs_diff(second) <= 2, "{stats:?}");
+        net.remove(id);
+    }
+    net.assert_no_inbound_drops();
+    for (id, encap) in [(3, true), (4, false)] {
+        net.install_multipath(id, Scheduler::Redundant, encap);
+        net.echo(INNER[V4]);
+        let stats = net.dataplanes[1].tables().stats(ChildSaId(id)).unwrap();
+        assert_eq!(stats.paths[0].packets_out, stats.packets_out);
+        assert_eq!(stats.paths[1].packets_out, stats.packets_out);
+        net.remove(id);
+    }
+    for site in 0..2 {
+        assert!(net.drops(site, DropReason::InReplayDuplicate) >= 600);
+    }
+}
+
+/// RFC 4555 3.7, where the peer's address could be somebody else's.
+#[test]
+fn a_limited_path_waits_for_the_peer() {
+    let Some(net) = Net::new(false) else { return };
+    net.install(1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm());
+    let mut set = params(0, 1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm()).addresses;
+    set.paths[0].limited = true;
+    let tables = net.dataplanes[0].tables();
+    assert_eq!(tables.set_addresses(&[ChildSaId(1), ChildSaId(99)], &set), 1);
+    assert!(!net.namespaces[0].try_sh(&format!("ping -c 2 -i 0.05 -W 1 {}", INNER[V4][1])).0);
+    assert!(net.drops(0, DropReason::OutNotRoutable) >= 2);
+    assert_eq!(net.dataplanes[1].tables().stats(ChildSaId(1)).unwrap().packets_in, 0);
+    net.namespaces[1].sh(&format!("ping -c 2 -i 0.05 -W 2 {}", INNER[V4][0]));
+    let stats = tables.stats(ChildSaId(1)).unwrap().paths[0];
+    assert!(stats.bytes_out > 0 && stats.bytes_out <= 3 * stats.bytes_in, "{stats:?}");
 }
 
 /// After the last handle is gone the device is too, and the port is free.
