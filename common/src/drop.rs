@@ -53,6 +53,8 @@ drop_reasons! {
     InSelectorMismatch, "in_selector_mismatch", "Authentic, but the inner packet is outside the SA's traffic selectors.";
     InBadEcn, "in_bad_ecn", "Congestion was marked on the outer header of a packet that is not ECN-capable.";
     InHardLimit, "in_hard_limit", "The SA has reached its volume limit.";
+    InBadEcho, "in_bad_echo", "Authentic, but not an ESP echo as we know it.";
+    InEchoLimit, "in_echo_limit", "More ESP echoes in a second than a worker answers or reports.";
     InHandoverFull, "in_handover_full", "The queue to the worker that owns the SA is full.";
     InTunWrite, "in_tun_write", "The TUN device refused the packet.";
     InSourceMismatch, "in_source_mismatch", "A transport-mode packet came from an address outside the SA's set.";

@@ -9,10 +9,16 @@ use std::time::Instant;
 
 use crossbeam::channel::Receiver;
 use mio::{Poll, Waker};
+use mobikex_common::addr::WeightedPath;
+use mobikex_common::drop::DropReason;
+use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::MAX_SLOTS;
+use mobikex_common::wire::echo::Echo;
 
 use crate::counters::{DropCounters, DropCounts};
+use crate::esp::IvSource;
 use crate::io::{Meta, RawEspSocket, Tun, TunQueue, UdpSocket, steering};
+use crate::published::pin;
 use crate::tables::Tables;
 use crate::upcall::{Upcall, Upcalls};
 use crate::worker::{self, Ring, Sockets, WAKE, Worker};
@@ -113,6 +119,8 @@ pub struct Dataplane {
     threads: Vec<JoinHandle<()>>,
     upcalls: Receiver<Upcall>,
     control: Vec<UdpSocket>,
+    /// For echoes: handles of the control thread's sockets and of one worker's raw ones.
+    sockets: Sockets,
     tun_name: String,
     tun_index: u32,
     port: u16,
@@ -148,7 +156,9 @@ impl Dataplane {
         let steered = v4.steered && v6.as_ref().is_none_or(|group| group.steered);
         let has_v6 = v6.is_some();
         let (mut v6_workers, mut control) = (Vec::new(), vec![v4.control]);
+        let mut own = Sockets { udp4: Some(control[0].try_clone()?), udp6: None, raw4: None, raw6: None };
         if let Some(group) = v6 {
+            own.udp6 = Some(group.control.try_clone()?);
             control.push(group.control);
             v6_workers = group.workers;
         }
@@ -171,6 +181,7 @@ impl Dataplane {
             threads: Vec::new(),
             upcalls: receiver,
             control,
+            sockets: own,
             tun_name,
             tun_index,
             port,
@@ -195,6 +206,10 @@ impl Dataplane {
                 raw4: if config.raw_esp { Some(raw(true)?) } else { None },
                 raw6: if config.raw_esp && has_v6 { Some(raw(false)?) } else { None },
             };
+            if index == 0 {
+                this.sockets.raw4 = sockets.raw4.as_ref().map(RawEspSocket::try_clone).transpose()?;
+                this.sockets.raw6 = sockets.raw6.as_ref().map(RawEspSocket::try_clone).transpose()?;
+            }
             let core = cores.get(index).copied();
             this.spawn(index, poll, queue, sockets, core)?;
         }
@@ -235,6 +250,17 @@ impl Dataplane {
     /// The SAs and policies that the workers use.
     pub fn tables(&self) -> &Tables {
         &self.shared.tables
+    }
+
+    /// Sends an ESP echo on exactly this path, be it limited, of weight 0 or of no set. The answer comes as
+    /// [`Upcall::Echo`].
+    ///
+    /// # Errors
+    /// When there is no such SA, the SA is at its end, no socket for the path, or the system refuses.
+    pub fn send_echo(&self, child: ChildSaId, path: &WeightedPath, echo: &Echo) -> Result<(), DropReason> {
+        let sa = self.shared.tables.outbound(child).ok_or(DropReason::OutNoSa)?;
+        let mut ivs = IvSource::from_system().map_err(|_| DropReason::OutSend)?;
+        worker::echo::send(&sa, path, &echo.emit(), &self.sockets, &mut ivs, &pin())
     }
 
     /// Events from the workers.

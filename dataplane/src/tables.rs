@@ -137,8 +137,8 @@ impl Tables {
             return Err(InstallError::NoPaths);
         }
         let addresses = Arc::new(Addresses::new(params.addresses.clone()));
-        let inbound = InboundSa::new(params, addresses.clone())?;
         let outbound = Arc::new(OutboundSa::new(params, addresses.clone())?);
+        let inbound = InboundSa::new(params, addresses.clone(), outbound.clone())?;
 
         // Receiving comes first: the peer may answer the first packet that we send.
         slot.replace(Some(inbound));
@@ -194,6 +194,17 @@ impl Tables {
         let guard = pin();
         let children = ids.iter().filter_map(|id| state.children.get(id));
         children.map(|child| change.publish(&child.addresses, &guard)).count()
+    }
+
+    /// Asks for [`Upcall::Traffic`](crate::Upcall::Traffic) at the next inner packet sent on each of these SAs.
+    pub fn watch_traffic(&self, ids: &[ChildSaId]) {
+        let state = self.lock();
+        ids.iter().filter_map(|id| state.children.get(id)).for_each(|child| child.outbound.watch());
+    }
+
+    /// The sending half of an SA.
+    pub(crate) fn outbound(&self, id: ChildSaId) -> Option<Arc<OutboundSa>> {
+        self.lock().children.get(&id).map(|child| child.outbound.clone())
     }
 
     /// Makes a policy known before it has an SA: its packets then ask for one. Replaces an earlier trap.
@@ -316,7 +327,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::esp::{self, HEADROOM, IvSource, OuterInfo, ReplayTable, WINDOW_MIN};
+    use crate::esp::{self, Content, HEADROOM, IvSource, OuterInfo, ReplayTable, WINDOW_MIN};
     use crate::paths::Traffic;
     use crate::testing::{GCM, PEER, US, addresses, mirrored, outbound, params, ts, udp};
     use mobikex_common::addr::Scheduler;
@@ -597,7 +608,8 @@ mod tests {
                         let window = windows.window(sa).unwrap();
                         let range = HEADROOM..HEADROOM + sealed.len;
                         let opened = esp::open(sa, window, &mut buffer, range, &outer, &guard).unwrap();
-                        assert_eq!(&buffer[opened.range], back.bytes());
+                        let Content::Packet(range) = opened.content else { panic!("{opened:?}") };
+                        assert_eq!(&buffer[range], back.bytes());
                         hits.fetch_add(1, Ordering::Relaxed);
                     }
                 }

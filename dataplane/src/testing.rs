@@ -94,7 +94,9 @@ pub(crate) fn outbound(params: &ChildSaParams) -> OutboundSa {
 }
 
 pub(crate) fn inbound(params: &ChildSaParams) -> InboundSa {
-    InboundSa::new(params, Arc::new(Addresses::new(params.addresses.clone()))).unwrap()
+    let addresses = Arc::new(Addresses::new(params.addresses.clone()));
+    let outbound = Arc::new(OutboundSa::new(params, addresses.clone()).unwrap());
+    InboundSa::new(params, addresses, outbound).unwrap()
 }
 
 /// An IP packet around `payload`, of the family of `src`.

@@ -3,9 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use mobikex_common::addr::Path;
 use mobikex_common::sa::{ChildSaId, PolicyId};
+use mobikex_common::wire::echo::Echo;
 
 /// Upcalls that may wait for the control thread.
 const CAPACITY: usize = 4096;
@@ -36,6 +39,28 @@ pub enum Upcall {
     FirstInbound(ChildSaId),
     /// The SA has no sequence number left.
     SequenceExhausted(ChildSaId),
+    /// An inner packet was sent on an SA that [`watch_traffic`](crate::tables::Tables::watch_traffic) named; once
+    /// for each call.
+    Traffic(ChildSaId),
+    /// An authentic packet with the newest sequence number came from an address, or in UDP from a port, that is on
+    /// no path of the SA's set. At most one a second for each SA.
+    NewSource {
+        /// The SA.
+        child: ChildSaId,
+        /// Where it came from and to; the remote port is 0 for plain ESP.
+        path: Path,
+    },
+    /// The peer has answered an ESP echo.
+    Echo {
+        /// The SA.
+        child: ChildSaId,
+        /// Where the answer came from and to; the remote port is 0 for plain ESP.
+        path: Path,
+        /// The answer.
+        echo: Echo,
+        /// When it came.
+        at: Instant,
+    },
     /// An IKE message that the system gave to a worker because steering is not in force. Without its marker.
     Ike {
         /// The address that it was sent to.

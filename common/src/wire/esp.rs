@@ -12,6 +12,8 @@ pub const NEXT_HEADER_IPV4: u8 = 4;
 pub const NEXT_HEADER_IPV6: u8 = 41;
 /// Next Header of a dummy packet (RFC 4303 2.6).
 pub const NEXT_HEADER_DUMMY: u8 = 59;
+/// Next Header of an AGGFRAG payload (RFC 9347 6.1), of which an [`echo`](super::echo) is one.
+pub const NEXT_HEADER_AGGFRAG: u8 = 144;
 /// Octets of the trailer after the padding: Pad Length and Next Header (RFC 4303 2).
 pub const TRAILER_LEN: usize = 2;
 /// What precedes an IKE message on port 4500: the place where ESP has an SPI that is never zero (RFC 3948 2.2).

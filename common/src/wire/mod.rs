@@ -1,6 +1,7 @@
 //! Wire formats. One file per protocol; parsers take slices, check lengths first and never panic.
 
 pub mod checksum;
+pub mod echo;
 pub mod esp;
 pub mod icmp;
 pub mod ike;

@@ -248,6 +248,8 @@ impl Daemon {
                     self.endpoint.handle_datagram(now, local, remote, true, &data);
                     continue;
                 }
+                // Nothing asks for these yet.
+                Upcall::Traffic(_) | Upcall::NewSource { .. } | Upcall::Echo { .. } => continue,
                 Upcall::WorkerFailed(index) => {
                     error!(target: "ESP", "packet worker {index} has failed");
                     self.failure = Some(DaemonError::Worker(index));

@@ -9,9 +9,9 @@ mod transport;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-pub use open::{HEADROOM, Opened, OuterInfo, open};
+pub use open::{Content, HEADROOM, Opened, OuterInfo, open};
 pub use replay::{ReplayTable, ReplayWindow, WINDOW_MAX, WINDOW_MIN};
-pub use seal::{Sealed, must_stay_whole, seal, seal_numbered, sealed_len};
+pub use seal::{Sealed, must_stay_whole, seal, seal_echo, seal_numbered, sealed_len};
 
 /// Proof that the packet with this sequence number passed the integrity check. Only [`open`] makes one, so a
 /// replay window cannot move on the word of an unauthenticated packet.

@@ -6,10 +6,13 @@ use std::ops::Range;
 use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::Mode;
-use mobikex_common::wire::esp::{Header, NEXT_HEADER_DUMMY, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN};
+use mobikex_common::wire::esp::{
+    Header, NEXT_HEADER_AGGFRAG, NEXT_HEADER_DUMMY, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN,
+};
 use mobikex_common::wire::ip::Packet;
 
 use super::{Authenticated, Covered, ReplayWindow, ecn, transport};
+use crate::paths::PathSet;
 use crate::published::Guard;
 use crate::sad::InboundSa;
 
@@ -28,23 +31,36 @@ pub struct OuterInfo {
     pub encap: bool,
 }
 
-/// An authentic inner packet that fits the SA.
+/// An authentic ESP packet. It has used up its sequence number whatever is inside.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Opened {
-    /// Where the IP packet lies in the buffer.
-    pub range: Range<usize>,
+    /// What was inside.
+    pub content: Content,
     /// Its sequence number, with the high half of ESN.
     pub sequence: u64,
     /// It is the newest of the SA so far.
     pub newest: bool,
+    /// It came on a path of the SA's set.
+    pub on_path: bool,
+}
+
+/// What an authentic ESP packet held.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// An IP packet that fits the SA, at this place of the buffer.
+    Packet(Range<usize>),
+    /// An AGGFRAG payload, padding included, at this place of the buffer. It is no traffic of the SA
+    /// (draft-ietf-ipsecme-encrypted-esp-ping-03, 4.1) and nothing of it has been looked at.
+    Aggfrag(Range<usize>),
+    /// Nothing that may be passed on.
+    Nothing(DropReason),
 }
 
 /// Opens the ESP packet at `esp` in `buffer`, in place. [`HEADROOM`] octets before it may be overwritten. The
 /// caller has found `sa` by the packet's SPI, and `replay` is its window.
 ///
 /// # Errors
-/// Why the packet must be dropped. Up to and including a failed integrity check nothing has changed but the
-/// buffer.
+/// Why the packet must be dropped, when it is not authentic or not looked at. Nothing has changed then but the buffer.
 pub fn open(
     sa: &InboundSa,
     replay: &mut ReplayWindow,
@@ -78,18 +94,38 @@ pub fn open(
     replay.commit(Authenticated(seq));
     sa.authentic(replay.highest());
     let paths = sa.addresses().load(guard);
-    if let Some(found) = paths.and_then(|paths| paths.find(&outer.path, outer.encap)) {
-        found.counters.count_in(esp_len);
+    let path = paths.and_then(|paths| paths.find(&outer.path, outer.encap));
+    if let Some(path) = path {
+        path.counters.count_in(esp_len);
     }
 
-    let (payload_len, next_header) = unpad(text)?;
-    if next_header == NEXT_HEADER_DUMMY {
-        return Err(DropReason::InDummy);
+    let text =
+        esp.start + Header::LEN + cipher.iv_len()..esp.start + Header::LEN + cipher.iv_len() + text_len;
+    let content = content(sa, buffer, text, outer, paths).unwrap_or_else(Content::Nothing);
+    if let Content::Packet(range) = &content {
+        sa.count(range.len());
     }
-    let start = esp.start + Header::LEN + cipher.iv_len();
+    Ok(Opened { content, sequence: seq, newest, on_path: path.is_some() })
+}
+
+/// Looks into the decrypted text, trailer included.
+fn content(
+    sa: &InboundSa,
+    buffer: &mut [u8],
+    text: Range<usize>,
+    outer: &OuterInfo,
+    paths: Option<&PathSet>,
+) -> Result<Content, DropReason> {
+    let start = text.start;
+    let (payload_len, next_header) = unpad(&buffer[text])?;
     let payload = start..start + payload_len;
-    let range = match sa.mode() {
-        Mode::Tunnel => tunnelled(sa, buffer, payload, next_header, outer.tos)?,
+    match next_header {
+        NEXT_HEADER_DUMMY => return Err(DropReason::InDummy),
+        NEXT_HEADER_AGGFRAG => return Ok(Content::Aggfrag(payload)),
+        _ => {}
+    }
+    match sa.mode() {
+        Mode::Tunnel => tunnelled(sa, buffer, payload, next_header, outer.tos).map(Content::Packet),
         Mode::Transport => {
             let (src, dst) = sa.transport_addresses(outer, paths).ok_or(DropReason::InSourceMismatch)?;
             let first = start.checked_sub(transport::header_len(src)).ok_or(DropReason::InTooShort)?;
@@ -106,11 +142,9 @@ pub fn open(
             if outer.encap {
                 transport::repair_checksum(packet);
             }
-            range
+            Ok(Content::Packet(range))
         }
-    };
-    sa.count(range.len());
-    Ok(Opened { range, sequence: seq, newest })
+    }
 }
 
 /// The inner packet of tunnel mode; octets after its end are TFC padding (RFC 4303 2.7) and left out.

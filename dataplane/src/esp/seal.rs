@@ -2,7 +2,9 @@
 
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::Mode;
-use mobikex_common::wire::esp::{Header, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN};
+use mobikex_common::wire::esp::{
+    Header, NEXT_HEADER_AGGFRAG, NEXT_HEADER_IPV4, NEXT_HEADER_IPV6, TRAILER_LEN,
+};
 use mobikex_common::wire::ip::Packet;
 
 use super::{Covered, IvSource, ecn, transport};
@@ -32,7 +34,7 @@ pub fn seal(
 ) -> Result<Sealed, DropReason> {
     let text = check(sa, packet, out)?;
     let seq = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
-    write(sa, seq, packet, text, out, ivs)
+    write(sa, seq, text, out, ivs).map(|len| finish(sa, packet, len, seq))
 }
 
 /// Seals `packet` with a number that was reserved before; otherwise as [`seal`]. The number is consumed.
@@ -48,7 +50,27 @@ pub fn seal_numbered(
 ) -> Result<Sealed, DropReason> {
     let text = check(sa, packet, out)?;
     let seq = number.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
-    write(sa, seq, packet, text, out, ivs)
+    write(sa, seq, text, out, ivs).map(|len| finish(sa, packet, len, seq))
+}
+
+/// Seals an ESP echo in its network form (draft-ietf-ipsecme-encrypted-esp-ping-03, 4). It is no traffic of the SA
+/// and not counted as such, but none goes out when the SA is at its end.
+///
+/// # Errors
+/// When the SA is at its end or `out` is too short.
+pub fn seal_echo(
+    sa: &OutboundSa,
+    message: &[u8],
+    out: &mut [u8],
+    ivs: &mut IvSource,
+) -> Result<Sealed, DropReason> {
+    if sa.sealed_len(message.len()) > out.len() {
+        return Err(DropReason::OutTooBig);
+    }
+    sa.within_limits()?;
+    let sequence = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
+    let len = write(sa, sequence, (NEXT_HEADER_AGGFRAG, message), out, ivs)?;
+    Ok(Sealed { len, tos: 0, sequence })
 }
 
 /// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
@@ -77,15 +99,24 @@ fn check<'a>(sa: &OutboundSa, packet: &Packet<'a>, out: &[u8]) -> Result<(u8, &'
     Ok(text)
 }
 
-/// Frames, pads and encrypts; `seq` is spent on this packet.
+/// Counts a packet that was sealed and says what its outer header needs.
+fn finish(sa: &OutboundSa, packet: &Packet<'_>, len: usize, sequence: u64) -> Sealed {
+    sa.count(packet.total_len);
+    let tos = match sa.mode() {
+        Mode::Tunnel => ecn::outer(packet.tos, sa.copy_dscp()),
+        Mode::Transport => packet.tos,
+    };
+    Sealed { len, tos, sequence }
+}
+
+/// Frames, pads and encrypts; `seq` is spent on this packet. Returns the octets of the ESP packet.
 fn write(
     sa: &OutboundSa,
     seq: u64,
-    packet: &Packet<'_>,
     (next_header, payload): (u8, &[u8]),
     out: &mut [u8],
     ivs: &mut IvSource,
-) -> Result<Sealed, DropReason> {
+) -> Result<usize, DropReason> {
     let cipher = sa.cipher();
     let len = sa.sealed_len(payload.len());
     let out = out.get_mut(..len).ok_or(DropReason::OutTooBig)?;
@@ -116,12 +147,7 @@ fn write(
         .seal(iv, covered.head(), covered.tail(), text, icv)
         // Only a text beyond the AEAD's own limit can fail here, far above any IP packet.
         .map_err(|_| DropReason::OutTooBig)?;
-    sa.count(packet.total_len);
-    let tos = match sa.mode() {
-        Mode::Tunnel => ecn::outer(packet.tos, sa.copy_dscp()),
-        Mode::Transport => packet.tos,
-    };
-    Ok(Sealed { len, tos, sequence: seq })
+    Ok(len)
 }
 
 /// What ESP protects of the packet, and the Next Header value for it.

@@ -42,7 +42,10 @@ impl Receiver {
         buffer.extend_from_slice(esp);
         let end = buffer.len();
         let opened = open(&self.sa, &mut self.replay, &mut buffer, HEADROOM..end, &self.outer, &pin())?;
-        Ok(buffer[opened.range].to_vec())
+        match opened.content {
+            Content::Packet(range) | Content::Aggfrag(range) => Ok(buffer[range].to_vec()),
+            Content::Nothing(reason) => Err(reason),
+        }
     }
 }
 
@@ -348,6 +351,26 @@ fn b26_dummies_are_dropped_and_tfc_padding_is_cut_off() {
     let with_tfc = [&inner[..], &[0xaa; 333]].concat();
     assert_eq!(receiver.open(&craft(&ours, 1, &padded(&with_tfc, 4))).unwrap(), inner);
     assert_eq!(receiver.sa.counters().bytes(), inner.len() as u64);
+}
+
+/// Only the echo's own code looks into it; it is no traffic, yet it uses up its number.
+#[test]
+fn an_echo_is_opened_and_counts_as_nothing() {
+    for suite in suites() {
+        let ours = params(1, Mode::Transport, suite);
+        let (sa, mut receiver) = (outbound(&ours), Receiver::of(&ours));
+        let mut out = [0; 300];
+        let mut ivs = IvSource::from_seed([0; 32]);
+        let sealed = seal_echo(&sa, b"message", &mut out, &mut ivs).unwrap();
+        assert_eq!(receiver.open(&out[..sealed.len]).unwrap(), b"message");
+        assert_eq!((sa.counters().packets(), receiver.sa.counters().packets()), (0, 0));
+        assert_eq!((sa.sequence(), receiver.replay.highest()), (1, 1));
+        assert_eq!(seal_echo(&sa, b"message", &mut out[..20], &mut ivs), Err(DropReason::OutTooBig));
+    }
+    let limits = VolumeLimits { hard_packets: Some(0), ..VolumeLimits::default() };
+    let sa = outbound(&ChildSaParams { limits, ..params(1, Mode::Tunnel, GCM) });
+    let ended = seal_echo(&sa, b"message", &mut [0; 300], &mut IvSource::from_seed([0; 32]));
+    assert_eq!(ended, Err(DropReason::OutHardLimit));
 }
 
 #[test]

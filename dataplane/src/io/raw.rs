@@ -38,6 +38,11 @@ impl RawEspSocket {
         Ok(Self { socket, any: SocketAddr::new(any, 0) })
     }
 
+    /// Another handle of the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, any: self.any })
+    }
+
     /// Receives up to a batch of packets without waiting. `WouldBlock` when there are none. IPv4 headers, which
     /// the kernel leaves in front, are skipped.
     pub fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {

@@ -52,6 +52,11 @@ impl UdpSocket {
         Ok(socket)
     }
 
+    /// Another handle of the same socket.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { socket: self.socket.try_clone()?, local: self.local })
+    }
+
     /// The address and port that the socket is bound to.
     pub fn local_addr(&self) -> SocketAddr {
         self.local

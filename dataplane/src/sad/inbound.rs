@@ -11,7 +11,7 @@ use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, Vol
 use mobikex_common::spi::Spi;
 use mobikex_common::ts::TrafficSelector;
 
-use super::{Events, SaEvent, Selectors};
+use super::{Events, OutboundSa, SaEvent, Selectors};
 use crate::counters::SaCounters;
 use crate::esp::OuterInfo;
 use crate::paths::{Addresses, PathSet};
@@ -30,17 +30,24 @@ pub struct InboundSa {
     limits: VolumeLimits,
     selectors: Selectors,
     addresses: Arc<Addresses>,
+    outbound: Arc<OutboundSa>,
     counters: SaCounters,
     highest: AtomicU64,
     events: Events,
+    /// Second, from 1, in which the last packet from an unknown source was reported.
+    source_told: AtomicU64,
 }
 
 impl InboundSa {
-    /// The inbound half of `params`.
+    /// The inbound half of `params`, which answers by `outbound`.
     ///
     /// # Errors
     /// When a key does not fit its algorithm.
-    pub fn new(params: &ChildSaParams, addresses: Arc<Addresses>) -> Result<Self, CryptoError> {
+    pub fn new(
+        params: &ChildSaParams,
+        addresses: Arc<Addresses>,
+        outbound: Arc<OutboundSa>,
+    ) -> Result<Self, CryptoError> {
         let (suite, keys) = (&params.suite, &params.keys_in);
         Ok(Self {
             cipher: PacketCipher::new(suite.cipher, suite.integrity, &keys.encryption, &keys.integrity)?,
@@ -54,9 +61,11 @@ impl InboundSa {
             limits: params.limits,
             selectors: params.into(),
             addresses,
+            outbound,
             counters: SaCounters::default(),
             highest: AtomicU64::new(0),
             events: Events::default(),
+            source_told: AtomicU64::new(0),
         })
     }
 
@@ -88,6 +97,17 @@ impl InboundSa {
     /// The current outer addresses.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
+    }
+
+    /// The other half of the Child SA.
+    pub fn outbound(&self) -> &Arc<OutboundSa> {
+        &self.outbound
+    }
+
+    /// Whether a packet from an unknown source may be reported in this second; notes that it is.
+    pub fn may_tell_source(&self, now_ms: u64) -> bool {
+        let second = now_ms / 1000 + 1;
+        self.source_told.swap(second, Ordering::Relaxed) != second
     }
 
     /// What it has carried.

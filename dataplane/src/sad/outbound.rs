@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crossbeam::utils::CachePadded;
 use mobikex_common::crypto::{CryptoError, PacketCipher};
@@ -32,6 +32,8 @@ pub struct OutboundSa {
     sequence: CachePadded<AtomicU64>,
     counters: SaCounters,
     events: Events,
+    /// The next packet shall be reported.
+    watched: AtomicBool,
 }
 
 impl OutboundSa {
@@ -56,6 +58,7 @@ impl OutboundSa {
             sequence: CachePadded::new(AtomicU64::new(0)),
             counters: SaCounters::default(),
             events: Events::default(),
+            watched: AtomicBool::new(false),
         })
     }
 
@@ -102,6 +105,16 @@ impl OutboundSa {
     /// Events since the last call; cheap when there are none.
     pub fn take_events(&self) -> impl Iterator<Item = SaEvent> + use<> {
         self.events.take()
+    }
+
+    /// Asks that the next inner packet is reported.
+    pub fn watch(&self) {
+        self.watched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a packet that goes out now is the one to be reported; true once for each [`watch`](Self::watch).
+    pub fn take_watch(&self) -> bool {
+        self.watched.load(Ordering::Relaxed) && self.watched.swap(false, Ordering::Relaxed)
     }
 
     /// Octets of the ESP packet for `payload_len` octets of plaintext (in tunnel mode the whole inner packet).

@@ -7,9 +7,10 @@ use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::wire::esp::{self as wire, Datagram};
 
-use super::{Now, RAW4, RAW6, UDP4, UDP6, Worker, report, spi};
+use super::echo::Echoes;
+use super::{Now, RAW4, RAW6, Sockets, UDP4, UDP6, Worker, report, spi};
 use crate::engine::Shared;
-use crate::esp::{self, OuterInfo, ReplayTable};
+use crate::esp::{self, Content, IvSource, OuterInfo, ReplayTable};
 use crate::io::{BATCH, Meta, TunQueue};
 use crate::upcall::Upcall;
 
@@ -50,8 +51,8 @@ impl Worker {
             let result = match super::owner(packet, self.shared.rings.len()) {
                 None => Err(DropReason::InTooShort),
                 Some(owner) if owner == self.index => {
-                    let outer = outer(&meta, encap);
-                    deliver(&self.shared, &mut self.replay, &self.tun, buffer, start, &outer, now)
+                    let to = Destinations { shared: &self.shared, tun: &self.tun, sockets: &self.sockets };
+                    self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now)
                 }
                 Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
                 Some(_) => Err(DropReason::InHandoverFull),
@@ -70,8 +71,8 @@ impl Worker {
             let Some(mut parcel) = self.shared.rings[self.index].take() else { return false };
             let (meta, encap) = (parcel.meta, parcel.encap);
             let (buffer, start) = parcel.with_headroom();
-            let outer = outer(&meta, encap);
-            let result = deliver(&self.shared, &mut self.replay, &self.tun, buffer, start, &outer, now);
+            let to = Destinations { shared: &self.shared, tun: &self.tun, sockets: &self.sockets };
+            let result = self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now);
             self.shared.rings[self.index].give_back(parcel);
             if let Err(reason) = result {
                 self.drop_packet(reason);
@@ -81,26 +82,61 @@ impl Worker {
     }
 }
 
-/// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device.
-fn deliver(
-    shared: &Shared,
-    replay: &mut ReplayTable,
-    tun: &TunQueue,
-    buffer: &mut [u8],
-    start: usize,
-    outer: &OuterInfo,
-    now: &Now<'_>,
-) -> Result<(), DropReason> {
-    let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort)?;
-    let sa = shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
-    let window = replay.window(sa).ok_or(DropReason::InNoSa)?;
-    let range = start..buffer.len();
-    let opened = esp::open(sa, window, buffer, range, outer, now.guard);
-    // Also after an error: the packet that reaches a hard limit is dropped and reported.
-    report(shared, sa.id(), sa.take_events());
-    let opened = opened?;
-    sa.counters().stamp(now.ms);
-    tun.send(&buffer[opened.range]).map_err(|_| DropReason::InTunWrite)
+/// What a worker needs to receive.
+pub(super) struct Inbound {
+    replay: ReplayTable,
+    echoes: Echoes,
+}
+
+/// Where what was received goes.
+struct Destinations<'a> {
+    shared: &'a Shared,
+    tun: &'a TunQueue,
+    sockets: &'a Sockets,
+}
+
+impl Inbound {
+    /// For one of `workers` workers.
+    pub(super) fn new(workers: usize) -> io::Result<Self> {
+        let ivs = IvSource::from_system().map_err(io::Error::other)?;
+        Ok(Self { replay: ReplayTable::new(workers), echoes: Echoes::new(ivs) })
+    }
+
+    /// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device.
+    fn deliver(
+        &mut self,
+        to: &Destinations<'_>,
+        buffer: &mut [u8],
+        start: usize,
+        outer: &OuterInfo,
+        now: &Now<'_>,
+    ) -> Result<(), DropReason> {
+        let shared = to.shared;
+        let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort)?;
+        let sa = shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
+        let window = self.replay.window(sa).ok_or(DropReason::InNoSa)?;
+        let range = start..buffer.len();
+        let opened = esp::open(sa, window, buffer, range, outer, now.guard);
+        // Also after an error: the packet that reaches a hard limit is dropped and reported.
+        report(shared, sa.id(), sa.take_events());
+        let opened = opened?;
+        if opened.newest && !opened.on_path && sa.may_tell_source(now.ms) {
+            shared.upcalls.send(Upcall::NewSource { child: sa.id(), path: outer.path });
+        }
+        match opened.content {
+            Content::Packet(range) => {
+                sa.counters().stamp(now.ms);
+                to.tun.send(&buffer[range]).map_err(|_| DropReason::InTunWrite)
+            }
+            Content::Aggfrag(range) => {
+                let upcall = self.echoes.received(sa, &buffer[range], outer, to.sockets, now)?;
+                upcall.into_iter().for_each(|upcall| shared.upcalls.send(upcall));
+                report(shared, sa.id(), sa.outbound().take_events());
+                Ok(())
+            }
+            Content::Nothing(reason) => Err(reason),
+        }
+    }
 }
 
 fn outer(meta: &Meta, encap: bool) -> OuterInfo {

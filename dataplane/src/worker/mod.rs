@@ -4,8 +4,10 @@
 //! SAs that several of them send on. One pass takes at most one batch from each source that has something, under
 //! one epoch pin and with one reading of the clock; so no source starves another.
 
+pub(crate) mod echo;
 mod handover;
 mod inbound;
+mod limit;
 mod mtu;
 mod outbound;
 #[cfg(test)]
@@ -23,13 +25,13 @@ use mobikex_common::drop::DropReason;
 use mobikex_common::spi::Spi;
 
 use crate::engine::Shared;
-use crate::esp::ReplayTable;
 use crate::io::{RawEspSocket, RecvBatch, TunQueue, UdpSocket};
 use crate::published::{self, Guard};
 use crate::sad::SaEvent;
 use crate::upcall::Upcall;
 
 pub(crate) use handover::Ring;
+use inbound::Inbound;
 use outbound::Outbound;
 
 const TUN: Token = Token(0);
@@ -60,7 +62,7 @@ pub(crate) struct Worker {
     tun: TunQueue,
     sockets: Sockets,
     received: RecvBatch,
-    replay: ReplayTable,
+    inbound: Inbound,
     outbound: Outbound,
 }
 
@@ -89,7 +91,7 @@ impl Worker {
             tun,
             sockets,
             received: RecvBatch::new(),
-            replay: ReplayTable::new(workers),
+            inbound: Inbound::new(workers)?,
             outbound: Outbound::new()?,
         })
     }

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::limit::Limit;
+
 /// Paths remembered; two that fall into one place push each other out and are learnt again.
 const PLACES: usize = 256;
 /// How long an MTU is believed. The system keeps its own record for ten minutes; asking again costs one packet.
@@ -63,21 +65,9 @@ fn place(local: IpAddr, remote: IpAddr) -> usize {
     (mixed >> 56) as usize % PLACES
 }
 
-/// Limits the ICMP errors of a worker.
-#[derive(Default)]
-pub(crate) struct ErrorLimit {
-    second: u64,
-    sent: u32,
-}
-
-impl ErrorLimit {
-    pub(crate) fn allow(&mut self, now_ms: u64) -> bool {
-        if self.second != now_ms / 1000 {
-            *self = Self { second: now_ms / 1000, sent: 0 };
-        }
-        self.sent += 1;
-        self.sent <= ERRORS_PER_SECOND
-    }
+/// The limit on a worker's ICMP errors.
+pub(crate) fn error_limit() -> Limit {
+    Limit::new(ERRORS_PER_SECOND)
 }
 
 #[cfg(test)]
@@ -98,7 +88,7 @@ mod tests {
 
     #[test]
     fn icmp_errors_are_limited_by_the_second() {
-        let mut limit = ErrorLimit::default();
+        let mut limit = error_limit();
         assert_eq!((0..1000).filter(|_| limit.allow(10)).count(), 200);
         assert!(limit.allow(1000));
     }

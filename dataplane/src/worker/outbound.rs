@@ -9,7 +9,8 @@ use mobikex_common::sa::Mode;
 use mobikex_common::wire::icmp;
 use mobikex_common::wire::ip::Packet;
 
-use super::mtu::{ErrorLimit, PathMtus, floor};
+use super::limit::Limit;
+use super::mtu::{PathMtus, error_limit, floor};
 use super::{Now, Sockets, Worker, report};
 use crate::engine::Shared;
 use crate::esp::{self, IvSource};
@@ -38,7 +39,7 @@ pub(super) struct Outbound {
     batch: SendBatch,
     ivs: IvSource,
     mtus: PathMtus,
-    errors: ErrorLimit,
+    errors: Limit,
     /// The DF setting that each socket has (lanes without [`LANE_DF`]).
     df: [bool; LANE_DF],
 }
@@ -51,7 +52,7 @@ impl Outbound {
             batch: SendBatch::new(),
             ivs: IvSource::from_system().map_err(io::Error::other)?,
             mtus: PathMtus::new(),
-            errors: ErrorLimit::default(),
+            errors: error_limit(),
             df: [false; LANE_DF],
         })
     }
@@ -168,6 +169,9 @@ fn prepare(
     report(shared, sa.id(), sa.take_events());
     let sealed = sealed?;
     sa.counters().stamp(now.ms);
+    if sa.take_watch() {
+        shared.upcalls.send(Upcall::Traffic(sa.id()));
+    }
     let df = if whole { LANE_DF } else { 0 };
     let slot = |chosen: Chosen<'_>| {
         chosen.counters.count_out(1, sealed.len);
@@ -269,7 +273,7 @@ fn send_lane(
 
 /// Tells the sender of `packet` what would fit (RFC 1191 4, RFC 4443 3.2). The error comes from the packet's
 /// destination: that address is routed into the tunnel, so it passes a reverse path filter, and it is none of ours.
-fn too_big(errors: &mut ErrorLimit, tun: &TunQueue, packet: &Packet<'_>, mtu: usize, now: &Now<'_>) {
+fn too_big(errors: &mut Limit, tun: &TunQueue, packet: &Packet<'_>, mtu: usize, now: &Now<'_>) {
     if !errors.allow(now.ms) {
         return;
     }

@@ -12,6 +12,7 @@ use mobikex_common::drop::DropReason;
 use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, EspKeys, Mode, PolicyId, VolumeLimits};
 use mobikex_common::spi::{SLOT_BITS, Spi};
 use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::echo::Echo;
 
 use crate::io::{RecvBatch, enter_new_network, steering};
 use crate::{Dataplane, DataplaneConfig, Upcall};
@@ -537,6 +538,111 @@ fn a_limited_path_waits_for_the_peer() {
     net.namespaces[1].sh(&format!("ping -c 2 -i 0.05 -W 2 {}", INNER[V4][0]));
     let stats = tables.stats(ChildSaId(1)).unwrap().paths[0];
     assert!(stats.bytes_out > 0 && stats.bytes_out <= 3 * stats.bytes_in, "{stats:?}");
+}
+
+fn echo_request(sequence: u16) -> Echo {
+    Echo { response: false, identifier: 7, sequence, return_spi: None, data: vec![0xab; 56] }
+}
+
+/// The upcalls of a site, leaving out the first packets of SAs.
+fn upcall(net: &Net, site: usize) -> Upcall {
+    let mut upcalls = std::iter::repeat_with(|| {
+        net.dataplanes[site].upcalls().recv_timeout(Duration::from_secs(2)).expect("no upcall")
+    });
+    upcalls.find(|upcall| !matches!(upcall, Upcall::FirstInbound(_))).unwrap()
+}
+
+#[test]
+fn echoes_take_the_path_asked_for_and_are_no_traffic() {
+    let Some(net) = Net::new(true) else { return };
+    net.second_uplink();
+    let mut id = 1;
+    for encap in [true, false] {
+        for (mode, inner) in [(Mode::Tunnel, INNER), (Mode::Transport, OUTER)] {
+            for family in [V4, V6] {
+                for (n, dataplane) in net.dataplanes.iter().enumerate() {
+                    let params = params(n, id, mode, inner[family], OUTER[family], encap, gcm());
+                    dataplane.tables().install(&params, true).unwrap();
+                }
+                let way = params(0, id, mode, inner[family], OUTER[family], encap, gcm()).addresses.paths[0];
+                // Neither weight nor proof are needed.
+                let way = WeightedPath { weight: 0, limited: true, ..way };
+                let before = Instant::now();
+                net.dataplanes[0].send_echo(ChildSaId(id), &way, &echo_request(9)).unwrap();
+                let Upcall::Echo { child, path, echo, at } = upcall(&net, 0) else { panic!("no echo") };
+                assert_eq!(
+                    (child, path.local.ip(), path.remote.ip()),
+                    (ChildSaId(id), way.path.local.ip(), way.path.remote.ip())
+                );
+                assert_eq!(echo, Echo { response: true, ..echo_request(9) });
+                assert!(at > before && at <= Instant::now());
+                for dataplane in &net.dataplanes {
+                    let stats = dataplane.tables().stats(ChildSaId(id)).unwrap();
+                    assert_eq!(
+                        (stats.packets_in, stats.last_in, stats.packets_out, stats.last_out),
+                        (0, 0, 0, 0)
+                    );
+                    assert_eq!(
+                        (stats.seq_out, stats.paths[0].packets_in, stats.paths[0].packets_out),
+                        (1, 1, 1)
+                    );
+                }
+                net.remove(id);
+                id += 1;
+            }
+        }
+    }
+    // A path that the set does not have: the answer comes back over it, and both ends tell where from.
+    net.install(id, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm());
+    let behind = params(0, id, Mode::Tunnel, INNER[V4], BEHIND, true, gcm()).addresses.paths[0];
+    net.dataplanes[0].send_echo(ChildSaId(id), &behind, &echo_request(1)).unwrap();
+    let reversed = Path { local: behind.path.remote, remote: behind.path.local };
+    assert_eq!(upcall(&net, 1), Upcall::NewSource { child: ChildSaId(id), path: reversed });
+    assert_eq!(upcall(&net, 0), Upcall::NewSource { child: ChildSaId(id), path: behind.path });
+    assert!(matches!(upcall(&net, 0), Upcall::Echo { path, .. } if path == behind.path));
+    // Within the same second nothing more is said of new sources, and of echoes only so many.
+    for sequence in 0..1500 {
+        net.dataplanes[0].send_echo(ChildSaId(id), &behind, &echo_request(sequence)).unwrap();
+    }
+    let received = wait_for(|| {
+        let stats = net.dataplanes[1].tables().stats(ChildSaId(id)).unwrap();
+        (stats.replay_highest == 1501).then_some(stats.seq_out)
+    });
+    assert_eq!(received + net.drops(1, DropReason::InEchoLimit), 1501);
+    assert_eq!(
+        net.dataplanes[0].send_echo(ChildSaId(99), &behind, &echo_request(1)),
+        Err(DropReason::OutNoSa)
+    );
+    let mixed = Path { local: behind.path.local, remote: "[2001:db8::2]:4500".parse().unwrap() };
+    let mixed = WeightedPath::new(mixed, true);
+    assert_eq!(
+        net.dataplanes[0].send_echo(ChildSaId(id), &mixed, &echo_request(1)),
+        Err(DropReason::OutNoPath)
+    );
+}
+
+/// A NAT gives the peer another port, or the peer moves: the packets still count, and the control thread hears it.
+#[test]
+fn a_packet_from_elsewhere_is_reported_once_a_second() {
+    let Some(net) = Net::new(false) else { return };
+    net.install(1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm());
+    let mut set = params(1, 1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm()).addresses;
+    set.paths[0].path.remote.set_port(1025);
+    net.dataplanes[1].tables().set_addresses(&[ChildSaId(1)], &set);
+    net.dataplanes[0].tables().watch_traffic(&[ChildSaId(1), ChildSaId(5)]);
+    net.namespaces[0].try_sh(&format!("ping -c 5 -i 0.05 -W 1 {}", INNER[V4][1]));
+    let from = params(1, 1, Mode::Tunnel, INNER[V4], OUTER[V4], true, gcm()).addresses.paths[0].path;
+    assert_eq!(upcall(&net, 1), Upcall::NewSource { child: ChildSaId(1), path: from });
+    let stats = net.dataplanes[1].tables().stats(ChildSaId(1)).unwrap();
+    assert_eq!((stats.packets_in, stats.paths[0].packets_in), (5, 0));
+    let more =
+        net.dataplanes[1].upcalls().try_iter().filter(|u| matches!(u, Upcall::NewSource { .. })).count();
+    assert!(more <= 1, "the second may have changed meanwhile: {more}");
+
+    assert_eq!(net.dataplanes[0].upcalls().try_iter().collect::<Vec<_>>(), [Upcall::Traffic(ChildSaId(1))]);
+    net.dataplanes[0].tables().watch_traffic(&[ChildSaId(1)]);
+    net.namespaces[0].try_sh(&format!("ping -c 2 -i 0.05 -W 1 {}", INNER[V4][1]));
+    assert_eq!(net.dataplanes[0].upcalls().try_iter().collect::<Vec<_>>(), [Upcall::Traffic(ChildSaId(1))]);
 }
 
 /// After the last handle is gone the device is too, and the port is free.
