@@ -75,6 +75,9 @@ pub(crate) fn send(
 ) -> Result<(), DropReason> {
     let mut out = [0; SEALED];
     let sealed = esp::seal_echo(sa, message, &mut out, ivs)?;
+    if let Some(found) = sa.addresses().load(guard).and_then(|set| set.find(&way.path, way.encap)) {
+        found.counters.count_out(1, sealed.len);
+    }
     let Path { local, remote } = way.path;
     let out = &out[..sealed.len];
     let result = match (way.encap, remote.is_ipv4()) {
@@ -87,9 +90,6 @@ pub(crate) fn send(
         }
     };
     result.ok_or(DropReason::OutNoPath)?.map_err(|_| DropReason::OutSend)?;
-    if let Some(found) = sa.addresses().load(guard).and_then(|set| set.find(&way.path, way.encap)) {
-        found.counters.count_out(1, sealed.len);
-    }
     Ok(())
 }
 

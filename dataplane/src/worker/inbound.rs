@@ -8,11 +8,25 @@ use mobikex_common::drop::DropReason;
 use mobikex_common::wire::esp::{self as wire, Datagram};
 
 use super::echo::Echoes;
+use super::resequence::{Arrival, Resequencer};
 use super::{Now, RAW4, RAW6, Sockets, UDP4, UDP6, Worker, report, spi};
 use crate::engine::Shared;
 use crate::esp::{self, Content, IvSource, OuterInfo, ReplayTable};
 use crate::io::{BATCH, Meta, TunQueue};
+use crate::paths::PathSet;
 use crate::upcall::Upcall;
+
+/// The parts of a worker that [`Destinations`] borrows; the others stay free to be changed.
+macro_rules! destinations {
+    ($worker:expr) => {
+        Destinations {
+            shared: &$worker.shared,
+            worker: $worker.index,
+            tun: &$worker.tun,
+            sockets: &$worker.sockets,
+        }
+    };
+}
 
 impl Worker {
     /// One batch from a socket; whether there may be more.
@@ -51,7 +65,7 @@ impl Worker {
             let result = match super::owner(packet, self.shared.rings.len()) {
                 None => Err(DropReason::InTooShort),
                 Some(owner) if owner == self.index => {
-                    let to = Destinations { shared: &self.shared, tun: &self.tun, sockets: &self.sockets };
+                    let to = destinations!(self);
                     self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now)
                 }
                 Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
@@ -64,6 +78,12 @@ impl Worker {
         true
     }
 
+    /// Gives out what was held long enough for the packets before it.
+    pub(super) fn expire(&mut self, now: &Now<'_>) {
+        let to = destinations!(self);
+        self.inbound.order.expire(now.ms, |packet| to.give(packet));
+    }
+
     /// One batch of packets that others received for us; whether there may be more.
     pub(super) fn handed_over(&mut self, now: &Now<'_>) -> bool {
         self.shared.rings[self.index].rearm();
@@ -71,7 +91,7 @@ impl Worker {
             let Some(mut parcel) = self.shared.rings[self.index].take() else { return false };
             let (meta, encap) = (parcel.meta, parcel.encap);
             let (buffer, start) = parcel.with_headroom();
-            let to = Destinations { shared: &self.shared, tun: &self.tun, sockets: &self.sockets };
+            let to = destinations!(self);
             let result = self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now);
             self.shared.rings[self.index].give_back(parcel);
             if let Err(reason) = result {
@@ -84,25 +104,48 @@ impl Worker {
 
 /// What a worker needs to receive.
 pub(super) struct Inbound {
+    workers: usize,
     replay: ReplayTable,
+    order: Resequencer,
     echoes: Echoes,
 }
 
 /// Where what was received goes.
 struct Destinations<'a> {
     shared: &'a Shared,
+    worker: usize,
     tun: &'a TunQueue,
     sockets: &'a Sockets,
+}
+
+impl Destinations<'_> {
+    /// Writes an inner packet into the TUN device.
+    fn give(&self, packet: &[u8]) {
+        if self.tun.send(packet).is_err() {
+            self.shared.drops[self.worker].add(DropReason::InTunWrite);
+        }
+    }
 }
 
 impl Inbound {
     /// For one of `workers` workers.
     pub(super) fn new(workers: usize) -> io::Result<Self> {
         let ivs = IvSource::from_system().map_err(io::Error::other)?;
-        Ok(Self { replay: ReplayTable::new(workers), echoes: Echoes::new(ivs) })
+        Ok(Self {
+            workers,
+            replay: ReplayTable::new(workers),
+            order: Resequencer::default(),
+            echoes: Echoes::new(ivs),
+        })
     }
 
-    /// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device.
+    /// When a held packet is due at the earliest.
+    pub(super) fn due(&self) -> Option<u64> {
+        self.order.due()
+    }
+
+    /// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device, in
+    /// order if the SA's set asks for that.
     fn deliver(
         &mut self,
         to: &Destinations<'_>,
@@ -115,6 +158,7 @@ impl Inbound {
         let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort)?;
         let sa = shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
         let window = self.replay.window(sa).ok_or(DropReason::InNoSa)?;
+        let highest = window.highest();
         let range = start..buffer.len();
         let opened = esp::open(sa, window, buffer, range, outer, now.guard);
         // Also after an error: the packet that reaches a hard limit is dropped and reported.
@@ -123,10 +167,27 @@ impl Inbound {
         if opened.newest && !opened.on_path && sa.may_tell_source(now.ms) {
             shared.upcalls.send(Upcall::NewSource { child: sa.id(), path: outer.path });
         }
+        let packet = match &opened.content {
+            Content::Packet(range) => &buffer[range.clone()],
+            // The number has come all the same, so nothing needs to wait for it.
+            Content::Aggfrag(_) | Content::Nothing(_) => &[],
+        };
+        let set = sa.addresses().load(now.guard).map(PathSet::set);
+        let arrival = Arrival {
+            stream: (spi.slot() / self.workers) as u32,
+            sa: sa.id(),
+            sequence: opened.sequence,
+            highest,
+            generation: set.map_or(0, |set| set.generation),
+            wait_ms: set.map_or(0, |set| set.resequence_ms),
+            path: outer.path,
+            packet,
+        };
+        self.order.receive(&arrival, now.ms, |packet| to.give(packet));
         match opened.content {
-            Content::Packet(range) => {
+            Content::Packet(_) => {
                 sa.counters().stamp(now.ms);
-                to.tun.send(&buffer[range]).map_err(|_| DropReason::InTunWrite)
+                Ok(())
             }
             Content::Aggfrag(range) => {
                 let upcall = self.echoes.received(sa, &buffer[range], outer, to.sockets, now)?;

@@ -10,6 +10,8 @@ mod inbound;
 mod limit;
 mod mtu;
 mod outbound;
+mod resequence;
+mod store;
 #[cfg(test)]
 mod tests;
 
@@ -96,8 +98,9 @@ impl Worker {
         })
     }
 
-    /// One batch from each source in `ready`; clears those that are exhausted.
-    fn pass(&mut self, ready: &mut [bool; SOURCES]) {
+    /// One batch from each source in `ready`; clears those that are exhausted. Returns how long the worker may
+    /// sleep before something that it holds is due.
+    fn pass(&mut self, ready: &mut [bool; SOURCES]) -> Option<Duration> {
         let now = Now { guard: &published::pin(), ms: self.shared.now_ms() };
         for (source, ready) in ready.iter_mut().enumerate().filter(|(_, ready)| **ready) {
             *ready = match Token(source) {
@@ -106,6 +109,8 @@ impl Worker {
                 socket => self.inbound(socket, &now),
             };
         }
+        self.expire(&now);
+        self.inbound.due().map(|due| Duration::from_millis(due.saturating_sub(now.ms)))
     }
 
     fn drop_packet(&self, reason: DropReason) {
@@ -124,11 +129,11 @@ pub(crate) fn run(mut worker: Worker) {
     let mut events = Events::with_capacity(2 * SOURCES);
     // Whatever came before the sockets were registered is found by looking once.
     let mut ready = [true; SOURCES];
-    let mut passes = 0;
+    let (mut passes, mut due) = (0, None);
     while !worker.shared.stop.load(Ordering::Acquire) {
         let busy = ready.contains(&true);
         if !busy || passes % PASSES_BETWEEN_POLLS == 0 {
-            let timeout = busy.then_some(Duration::ZERO);
+            let timeout = if busy { Some(Duration::ZERO) } else { due };
             match worker.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -142,7 +147,7 @@ pub(crate) fn run(mut worker: Worker) {
             }
         }
         passes = passes.wrapping_add(1);
-        worker.pass(&mut ready);
+        due = worker.pass(&mut ready);
     }
 }
 

@@ -523,6 +523,50 @@ fn packets_take_turns_on_the_paths_or_all_of_them() {
     }
 }
 
+/// Sends numbered datagrams of one flow from the first site; their numbers in the order of arrival.
+fn numbers_received(net: &Net, count: u8) -> Vec<u8> {
+    let target: SocketAddr = format!("{}:9", INNER[V4][1]).parse().unwrap();
+    let receiver = net.namespaces[1].run(move || UdpSocket::bind(target)).unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    let sender = net.namespaces[0].run(|| UdpSocket::bind((INNER[V4][0], 0))).unwrap();
+    for n in 0..count {
+        sender.send_to(&[n; 1000], target).unwrap();
+    }
+    let mut data = [0; 2000];
+    (0..count).map(|_| receiver.recv(&mut data).map(|_| data[0]).unwrap()).collect()
+}
+
+/// One uplink is slow, so that what it carries falls behind.
+#[test]
+fn packets_of_unequal_paths_come_out_in_order() {
+    let Some(net) = Net::new(false) else { return };
+    net.second_uplink();
+    let slow = "tc qdisc add dev veth1 root tbf rate 20mbit burst 2kb latency 400ms";
+    if let (false, output) = net.namespaces[0].try_sh(slow) {
+        return eprintln!("SKIPPED: no way to slow a device down: {output}");
+    }
+    net.install_multipath(1, Scheduler::Packet, true);
+    assert!(!numbers_received(&net, 60).is_sorted(), "the paths are not unequal enough");
+    let tables = net.dataplanes[1].tables();
+    let guard = crate::published::pin();
+    let inbound = tables.lookup_inbound(Spi(2 << SLOT_BITS | 1), &guard).unwrap();
+    let mut set = inbound.addresses().load(&guard).unwrap().set().clone();
+    set.generation = 2;
+    set.resequence_ms = 300;
+    tables.set_addresses(&[ChildSaId(1)], &set);
+    for _ in 0..3 {
+        assert_eq!(numbers_received(&net, 60), (0..60).collect::<Vec<_>>());
+    }
+    // A packet that cannot come: those behind it come out when their time is over, though nothing else happens.
+    let lost = net.dataplanes[0].tables().outbound(ChildSaId(1)).unwrap();
+    lost.next_sequence().unwrap();
+    let start = Instant::now();
+    assert_eq!(numbers_received(&net, 1), [0]);
+    let waited = start.elapsed();
+    assert!(waited > Duration::from_millis(250) && waited < Duration::from_millis(1000), "{waited:?}");
+    net.assert_no_inbound_drops();
+}
+
 /// RFC 4555 3.7, where the peer's address could be somebody else's.
 #[test]
 fn a_limited_path_waits_for_the_peer() {
