@@ -14,15 +14,18 @@ use mobikex_common::sa::PolicyId;
 use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ip::Packet;
 
-use crate::paths::{SEED, fold};
+use crate::paths::{PathSet, SEED, fold};
 use crate::published::{Guard, Published};
 use crate::sad::{OutboundSa, Selectors};
+
+/// Lookups of a packet at most while policies move.
+const LOOKUPS: usize = 4;
 
 /// What a lookup found.
 #[derive(Clone, Copy, Debug)]
 pub enum Lookup<'a> {
-    /// Seal the packet for this SA.
-    Sa(&'a Arc<OutboundSa>),
+    /// Seal the packet for this SA. Its set as it was when the packet fitted the selectors in it.
+    Sa(&'a Arc<OutboundSa>, &'a PathSet),
     /// A policy covers the packet, but none of its SAs can carry it now.
     NoSa(PolicyId),
     /// No policy covers the packet.
@@ -57,8 +60,11 @@ impl Policy {
     }
 
     fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Option<Lookup<'a>> {
-        if let Some(sa) = self.active.load(guard).filter(|sa| sa.selectors().match_outbound(packet)) {
-            return Some(Lookup::Sa(sa));
+        if let Some(sa) = self.active.load(guard)
+            && let Some(paths) = sa.addresses().load(guard)
+            && paths.selectors().match_outbound(packet)
+        {
+            return Some(Lookup::Sa(sa, paths));
         }
         let covered = self.covers.load(guard)?.iter().any(|selectors| selectors.match_outbound(packet));
         covered.then_some(Lookup::NoSa(self.id))
@@ -158,6 +164,8 @@ pub(crate) struct Spd {
     /// One bit per prefix length in use.
     lengths_v4: AtomicU64,
     lengths_v6: [AtomicU64; 3],
+    /// Counts the removals.
+    removals: AtomicU64,
 }
 
 /// How many prefixes there are of each length: the writer's half of the bits above.
@@ -178,11 +186,29 @@ impl Spd {
             buckets: std::iter::repeat_with(Published::empty).take(buckets).collect(),
             lengths_v4: AtomicU64::new(0),
             lengths_v6: Default::default(),
+            removals: AtomicU64::new(0),
         }
     }
 
     /// Finds the policy of an outbound packet.
+    ///
+    /// A policy that moves from one prefix to another is for a moment under both. A lookup that passes the new one
+    /// before it is there and the old one when it is gone would miss it, and sees by the count that it must look
+    /// again.
     pub(crate) fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
+        let mut before = self.removals.load(Ordering::Acquire);
+        for _ in 0..LOOKUPS {
+            let found = self.lookup_once(packet, guard);
+            let after = self.removals.load(Ordering::Acquire);
+            if after == before {
+                return found;
+            }
+            before = after;
+        }
+        self.lookup_once(packet, guard)
+    }
+
+    fn lookup_once<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
         let found = if packet.is_ipv4() {
             self.lookup_lengths(self.lengths_v4.load(Ordering::Acquire), 0, packet, guard)
         } else {
@@ -235,6 +261,8 @@ impl Spd {
 
     /// Takes a policy away from a prefix.
     pub(crate) fn remove(&self, prefix: Prefix, policy: PolicyId, counts: &mut LengthCounts) {
+        // Before the removal itself: who sees that also sees this.
+        self.removals.fetch_add(1, Ordering::Release);
         let known = self.edit(prefix, |entries| {
             let before = entries.len();
             entries.retain(|e| e.prefix != prefix || e.policy.id != policy);
@@ -318,7 +346,7 @@ mod tests {
             match self.spd.lookup(&Packet::parse(bytes).unwrap(), &guard) {
                 Lookup::NoSa(id) => Some(id.0),
                 Lookup::NoPolicy => None,
-                Lookup::Sa(_) => panic!("there are no SAs here"),
+                Lookup::Sa(..) => panic!("there are no SAs here"),
             }
         }
 

@@ -128,15 +128,13 @@ impl Tables {
         if !(WINDOW_MIN..=WINDOW_MAX).contains(&params.replay_window) {
             return Err(InstallError::BadReplayWindow(params.replay_window));
         }
-        for side in [&params.ts_local, &params.ts_remote] {
-            if side.is_empty() || side.iter().any(TrafficSelector::is_empty) {
-                return Err(InstallError::NoSelectors);
-            }
+        if !admit_something(&params.ts_local, &params.ts_remote) {
+            return Err(InstallError::NoSelectors);
         }
         if params.addresses.paths.is_empty() {
             return Err(InstallError::NoPaths);
         }
-        let addresses = Arc::new(Addresses::new(params.addresses.clone()));
+        let addresses = Arc::new(Addresses::new(params.addresses.clone(), params.into()));
         let outbound = Arc::new(OutboundSa::new(params, addresses.clone())?);
         let inbound = InboundSa::new(params, addresses.clone(), outbound.clone())?;
 
@@ -157,11 +155,11 @@ impl Tables {
     pub fn activate_outbound(&self, id: ChildSaId) {
         let mut state = self.lock();
         let Some(child) = state.children.get(&id) else { return };
-        let (policy, selectors) = (child.policy, child.outbound.selectors().clone());
+        let (policy, selectors) = (child.policy, child.selectors());
         let known = state.policy(policy);
         // The policy may have been removed while the SA lingered.
-        if known.children.iter().all(|(other, _)| *other != id) {
-            known.children.push((id, selectors));
+        if !known.serves(id) {
+            known.children.extend(selectors.map(|selectors| (id, selectors)));
             self.publish_policy(&mut state, policy);
         }
         state.activate(id);
@@ -193,7 +191,39 @@ impl Tables {
         let state = self.lock();
         let guard = pin();
         let children = ids.iter().filter_map(|id| state.children.get(id));
-        children.map(|child| change.publish(&child.addresses, &guard)).count()
+        children.map(|child| change.publish(&child.addresses, None, &guard)).count()
+    }
+
+    /// Replaces the outer addresses of an SA in transport mode, where they are the packets' own, together with its
+    /// selectors: both of both directions in one store. A packet that fits the selectors before and after is never
+    /// refused meanwhile; one that only fitted them before may raise an acquire. `false`, and nothing has changed,
+    /// when there is no such SA in transport mode or the set or the selectors admit nothing.
+    pub fn set_transport(
+        &self,
+        id: ChildSaId,
+        set: &AddressSet,
+        ts_local: &[TrafficSelector],
+        ts_remote: &[TrafficSelector],
+    ) -> bool {
+        let mut state = self.lock();
+        let Some(child) = state.children.get(&id).filter(|c| c.outbound.mode() == Mode::Transport) else {
+            return false;
+        };
+        if set.paths.is_empty() || !admit_something(ts_local, ts_remote) {
+            return false;
+        }
+        let (policy, addresses) = (child.policy, child.addresses.clone());
+        let selectors = Selectors::new(ts_local, ts_remote);
+        Change::new(set.clone()).publish(&addresses, Some(selectors.clone()), &pin());
+        // The policy is still found where it was, and from there on also where it will be before it leaves there.
+        // A lingering SA may be without one.
+        if let Some(known) = state.policies.get_mut(&policy)
+            && let Some((_, theirs)) = known.children.iter_mut().find(|(other, _)| *other == id)
+        {
+            *theirs = selectors;
+            self.publish_policy(&mut state, policy);
+        }
+        true
     }
 
     /// Asks for [`Upcall::Traffic`](crate::Upcall::Traffic) at the next inner packet sent on each of these SAs.
@@ -292,6 +322,22 @@ impl Tables {
     }
 }
 
+fn admit_something(ts_local: &[TrafficSelector], ts_remote: &[TrafficSelector]) -> bool {
+    [ts_local, ts_remote].iter().all(|side| !side.is_empty() && !side.iter().any(TrafficSelector::is_empty))
+}
+
+impl Child {
+    fn selectors(&self) -> Option<Selectors> {
+        self.addresses.load(&pin()).map(|paths| paths.selectors().clone())
+    }
+}
+
+impl PolicyState {
+    fn serves(&self, id: ChildSaId) -> bool {
+        self.children.iter().any(|(other, _)| *other == id)
+    }
+}
+
 impl State {
     /// The policy's bookkeeping, made if need be.
     fn policy(&mut self, id: PolicyId) -> &mut PolicyState {
@@ -348,7 +394,7 @@ mod tests {
         let bytes = udp(US, PEER, (1, 2), b"data");
         let guard = pin();
         match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) {
-            Lookup::Sa(sa) => Ok(sa.id().0),
+            Lookup::Sa(sa, _) => Ok(sa.id().0),
             Lookup::NoSa(policy) => Err(Some(policy.0)),
             Lookup::NoPolicy => Err(None),
         }
@@ -414,7 +460,7 @@ mod tests {
         assert_eq!(carrier(&tables), Err(Some(1)));
         let dns = udp(US, PEER, (1, 53), b"data");
         let guard = pin();
-        assert!(matches!(tables.lookup_outbound(&Packet::parse(&dns).unwrap(), &guard), Lookup::Sa(_)));
+        assert!(matches!(tables.lookup_outbound(&Packet::parse(&dns).unwrap(), &guard), Lookup::Sa(..)));
     }
 
     #[test]
@@ -426,7 +472,7 @@ mod tests {
         let mut ivs = IvSource::from_seed([0; 32]);
         for number in 1..=6 {
             let guard = pin();
-            let Lookup::Sa(sa) = tables.lookup_outbound(&packet, &guard) else { panic!("no SA") };
+            let Lookup::Sa(sa, _) = tables.lookup_outbound(&packet, &guard) else { panic!("no SA") };
             assert_eq!(esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap().sequence, number);
             match number % 3 {
                 0 => {
@@ -524,7 +570,7 @@ mod tests {
         assert_eq!(tables.set_addresses(&[ChildSaId(1)], &next), 1);
         assert_eq!(inbound.addresses().load(&guard).unwrap().set(), &next);
         let bytes = udp(US, PEER, (1, 2), b"data");
-        let Lookup::Sa(outbound) = tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) else {
+        let Lookup::Sa(outbound, _) = tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) else {
             panic!("no SA")
         };
         let paths = outbound.addresses().load(&guard).unwrap();
@@ -566,6 +612,120 @@ mod tests {
         assert_eq!(last.addresses().load(&guard).unwrap().set(), &set);
     }
 
+    /// A transport SA between our address and the peer's.
+    fn transport(id: u32, us: &str, peer: &str) -> ChildSaParams {
+        ChildSaParams {
+            ts_local: vec![ts(us)],
+            ts_remote: vec![ts(peer)],
+            addresses: addresses(us, peer),
+            ..params(id, Mode::Transport, GCM)
+        }
+    }
+
+    #[test]
+    fn a_transport_sa_moves_with_its_selectors() {
+        let tables = tables();
+        tables.install(&transport(1, US, PEER), true).unwrap();
+        tables.install(&ChildSaParams { ts_local: vec![ts("10.1.0.9")], ..sa(2) }, true).unwrap();
+        let carrier = |src: &str| {
+            let bytes = udp(src, PEER, (1, 2), b"data");
+            let guard = pin();
+            match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) {
+                Lookup::Sa(sa, paths) => {
+                    let ends = Some((src.parse().unwrap(), PEER.parse().unwrap()));
+                    assert!(paths.choose(&Traffic { ends, ..traffic(0) }).is_ok());
+                    Some(sa.id().0)
+                }
+                _ => None,
+            }
+        };
+        assert_eq!((carrier(US), carrier("10.1.0.2")), (Some(1), None));
+        let moved = addresses("10.1.0.2", PEER);
+        assert!(tables.set_transport(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
+        assert_eq!((carrier(US), carrier("10.1.0.2")), (None, Some(1)));
+        let guard = pin();
+        let inbound = tables.lookup_inbound(sa(1).spi_in, &guard).unwrap();
+        let paths = inbound.addresses().load(&guard).unwrap();
+        assert_eq!((paths.set(), paths.selectors().local()), (&moved, &[ts("10.1.0.2")][..]));
+        // Once more without a change, and with what admits nothing.
+        assert!(tables.set_transport(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
+        let mut empty = moved.clone();
+        empty.paths.clear();
+        assert!(!tables.set_transport(ChildSaId(1), &empty, &[ts(US)], &[ts(PEER)]));
+        assert!(!tables.set_transport(ChildSaId(1), &moved, &[], &[ts(PEER)]));
+        assert!(!tables.set_transport(ChildSaId(2), &moved, &[ts(US)], &[ts(PEER)]), "a tunnel");
+        assert!(!tables.set_transport(ChildSaId(3), &moved, &[ts(US)], &[ts(PEER)]));
+        assert_eq!(carrier("10.1.0.2"), Some(1));
+        // Without its policy the SA still moves, and brings the new selectors when it is activated again.
+        tables.remove_policy(PolicyId(1));
+        assert!(tables.set_transport(ChildSaId(1), &addresses(US, PEER), &[ts(US)], &[ts(PEER)]));
+        assert_eq!((carrier(US), carrier("10.1.0.2")), (None, None));
+        tables.activate_outbound(ChildSaId(1));
+        assert_eq!((carrier(US), carrier("10.1.0.2")), (Some(1), None));
+        tables.remove(ChildSaId(1));
+        tables.remove(ChildSaId(2));
+        assert!(tables.lock().policies.is_empty());
+    }
+
+    /// The peer has three addresses and keeps the middle one, which stands under another prefix each time. A wider
+    /// policy lies in wait for packets that fall through.
+    #[test]
+    fn b23_what_stays_allowed_is_never_refused_while_a_transport_sa_moves() {
+        let tables = Arc::new(tables());
+        let first = transport(1, US, PEER);
+        tables.install(&first, true).unwrap();
+        tables
+            .install(
+                &ChildSaParams {
+                    ts_local: vec![ts("10.0.0.0/8")],
+                    ts_remote: vec![ts("0.0.0.0/0")],
+                    ..sa(2)
+                },
+                true,
+            )
+            .unwrap();
+        let stop = Arc::new(AtomicBool::new(false));
+        // More readers than cores, so that some lose theirs in the middle of a lookup.
+        let reader = || {
+            let (tables, stop) = (tables.clone(), stop.clone());
+            std::thread::spawn(move || {
+                let bytes = udp(US, PEER, (1, 2), b"data");
+                let packet = Packet::parse(&bytes).unwrap();
+                let ends = Some((packet.src, packet.dst));
+                let mut lookups = 0u64;
+                while !stop.load(Ordering::Relaxed) {
+                    let guard = pin();
+                    let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, &guard) else {
+                        panic!("refused")
+                    };
+                    assert_eq!(sa.id(), ChildSaId(1));
+                    assert!(paths.choose(&Traffic { ends, ..traffic(0) }).is_ok());
+                    lookups += 1;
+                }
+                lookups
+            })
+        };
+        let readers: Vec<_> = (0..8).map(|_| reader()).collect();
+        let remotes = [
+            vec![ts(PEER)],
+            vec![ts("10.2.0.0/24")],
+            vec![ts("10.0.0.0..10.2.0.1")],
+            vec![ts("10.2.0.0/31"), ts("10.3.0.1")],
+        ];
+        for round in 0..4000 {
+            let mut set = addresses(US, PEER);
+            set.paths.insert(0, addresses(US, &format!("10.2.0.{}", 2 + round % 9)).paths[0]);
+            assert!(tables.set_transport(
+                ChildSaId(1),
+                &set,
+                &first.ts_local,
+                &remotes[round % remotes.len()]
+            ));
+        }
+        stop.store(true, Ordering::Relaxed);
+        assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
+    }
+
     /// Readers run while SAs come, go and move: whatever a reader sees is whole and works.
     #[test]
     fn b23_readers_see_an_sa_complete_or_not_at_all() {
@@ -589,9 +749,8 @@ mod tests {
                 let back = Packet::parse(&back).unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     let guard = pin();
-                    if let Lookup::Sa(sa) = tables.lookup_outbound(&packet, &guard) {
+                    if let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, &guard) {
                         esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap();
-                        let paths = sa.addresses().load(&guard).unwrap();
                         let chosen = paths.choose(&traffic(crate::paths::flow_hash(&packet))).unwrap();
                         // Each set is made so that its parts name its generation.
                         let port = u64::from(chosen.path.path.local.port());

@@ -90,11 +90,11 @@ pub(crate) fn mirrored(ours: &ChildSaParams) -> ChildSaParams {
 }
 
 pub(crate) fn outbound(params: &ChildSaParams) -> OutboundSa {
-    OutboundSa::new(params, Arc::new(Addresses::new(params.addresses.clone()))).unwrap()
+    OutboundSa::new(params, Arc::new(Addresses::new(params.addresses.clone(), params.into()))).unwrap()
 }
 
 pub(crate) fn inbound(params: &ChildSaParams) -> InboundSa {
-    let addresses = Arc::new(Addresses::new(params.addresses.clone()));
+    let addresses = Arc::new(Addresses::new(params.addresses.clone(), params.into()));
     let outbound = Arc::new(OutboundSa::new(params, addresses.clone()).unwrap());
     InboundSa::new(params, addresses, outbound).unwrap()
 }

@@ -14,7 +14,7 @@ use mobikex_common::wire::ip::Packet;
 use super::{Authenticated, Covered, ReplayWindow, ecn, transport};
 use crate::paths::PathSet;
 use crate::published::Guard;
-use crate::sad::InboundSa;
+use crate::sad::{InboundSa, Selectors};
 
 /// Octets that must be free in front of the ESP packet, so that transport mode can put an IP header before the
 /// payload: an IPv6 header less what the ESP header and the shortest IV leave.
@@ -83,6 +83,7 @@ pub fn open(
         return Err(DropReason::InNoSa);
     }
     sa.within_limits()?;
+    let paths = sa.addresses().load(guard).ok_or(DropReason::InSelectorMismatch)?;
     let seq = if sa.esn() { replay.infer_esn(header.seq) } else { header.seq.into() };
     replay.check(seq)?;
 
@@ -93,8 +94,7 @@ pub fn open(
     let newest = seq > replay.highest();
     replay.commit(Authenticated(seq));
     sa.authentic(replay.highest());
-    let paths = sa.addresses().load(guard);
-    let path = paths.and_then(|paths| paths.find(&outer.path, outer.encap));
+    let path = paths.find(&outer.path, outer.encap);
     if let Some(path) = path {
         path.counters.count_in(esp_len);
     }
@@ -114,7 +114,7 @@ fn content(
     buffer: &mut [u8],
     text: Range<usize>,
     outer: &OuterInfo,
-    paths: Option<&PathSet>,
+    paths: &PathSet,
 ) -> Result<Content, DropReason> {
     let start = text.start;
     let (payload_len, next_header) = unpad(&buffer[text])?;
@@ -125,7 +125,9 @@ fn content(
         _ => {}
     }
     match sa.mode() {
-        Mode::Tunnel => tunnelled(sa, buffer, payload, next_header, outer.tos).map(Content::Packet),
+        Mode::Tunnel => {
+            tunnelled(sa, paths.selectors(), buffer, payload, next_header, outer.tos).map(Content::Packet)
+        }
         Mode::Transport => {
             let (src, dst) = sa.transport_addresses(outer, paths).ok_or(DropReason::InSourceMismatch)?;
             let first = start.checked_sub(transport::header_len(src)).ok_or(DropReason::InTooShort)?;
@@ -136,7 +138,7 @@ fn content(
             if inner.is_fragment() {
                 return Err(DropReason::InBadNextHeader);
             }
-            if !sa.selectors().match_inbound(&inner) {
+            if !paths.selectors().match_inbound(&inner) {
                 return Err(DropReason::InSelectorMismatch);
             }
             if outer.encap {
@@ -150,6 +152,7 @@ fn content(
 /// The inner packet of tunnel mode; octets after its end are TFC padding (RFC 4303 2.7) and left out.
 fn tunnelled(
     sa: &InboundSa,
+    selectors: &Selectors,
     buffer: &mut [u8],
     payload: Range<usize>,
     next_header: u8,
@@ -163,7 +166,7 @@ fn tunnelled(
     if inner.is_ipv4() != (next_header == NEXT_HEADER_IPV4) {
         return Err(DropReason::InBadNextHeader);
     }
-    if !sa.selectors().match_inbound(&inner) {
+    if !selectors.match_inbound(&inner) {
         return Err(DropReason::InSelectorMismatch);
     }
     let tos = ecn::inner(inner.tos, outer_tos, sa.copy_dscp())?;

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::published::pin;
-use crate::sad::{InboundSa, OutboundSa, SaEvent};
+use crate::sad::{InboundSa, OutboundSa, SaEvent, Selectors};
 use crate::testing::{
     GCM, PEER, PEER_V6, US, US_V6, addresses, inbound, ip, mirrored, outbound, packet, params, suites, ts,
     udp,
@@ -318,13 +318,16 @@ fn b25_the_inner_packet_fits_the_selectors_in_every_field() {
     for (seq, other) in (2..).zip(&others) {
         let esp = craft(&ours, seq, &padded(other, if other[0] >> 4 == 4 { 4 } else { 41 }));
         assert_eq!(receiver.open(&esp), Err(DropReason::InSelectorMismatch), "case {seq}");
-        assert!(!outbound(&ours).selectors().match_outbound(&Packet::parse(other).unwrap()));
+        assert!(!Selectors::from(&ours).match_outbound(&Packet::parse(other).unwrap()));
     }
-    // Transport mode: protocol and ports; the addresses are the negotiated ones whatever the outer header says.
+    // Transport mode: protocol and ports. Behind a NAT the addresses are the negotiated ones whatever the outer
+    // header says; without encapsulation there is none, so the source must be of the set.
     let mut ours = transport(false, GCM);
     ours.ts_remote = vec![ts("10.2.0.1[udp/53]")];
     let mut receiver = Receiver::of(&ours);
     receiver.outer.path.remote.set_ip(ip("203.0.113.66"));
+    assert_eq!(receiver.open(&craft(&ours, 9, &padded(&good[20..], 17))), Err(DropReason::InSourceMismatch));
+    receiver.outer.encap = true;
     assert_eq!(receiver.open(&craft(&ours, 1, &padded(&good[20..], 17))).unwrap()[12..], good[12..]);
     assert_eq!(receiver.open(&craft(&ours, 2, &padded(&good[20..], 6))), Err(DropReason::InSelectorMismatch));
     // Where the selectors leave a choice, only addresses of the set count.

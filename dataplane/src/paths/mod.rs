@@ -11,6 +11,7 @@ use mobikex_common::wire::ip::Packet;
 
 use crate::counters::{PathCounters, PathStats};
 use crate::published::{Guard, Published};
+use crate::sad::Selectors;
 use plan::Plan;
 
 /// Where hashing starts.
@@ -62,17 +63,24 @@ pub struct Chosen<'a> {
     index: usize,
 }
 
-/// One address set with the counters of its paths for one SA.
+/// One address set with the counters of its paths for one SA, and what the SA may carry: in transport mode the
+/// addresses are part of that, so both change in one step.
 #[derive(Debug)]
 pub struct PathSet {
     plan: Arc<Plan>,
+    selectors: Arc<Selectors>,
     counters: Box<[Arc<PathCounters>]>,
 }
 
 impl PathSet {
-    fn new(set: AddressSet) -> Self {
+    fn new(set: AddressSet, selectors: Selectors) -> Self {
         let counters = set.paths.iter().map(|_| Arc::default()).collect();
-        Self { plan: Arc::new(Plan::new(set)), counters }
+        Self { plan: Arc::new(Plan::new(set)), selectors: Arc::new(selectors), counters }
+    }
+
+    /// What the SA may carry.
+    pub fn selectors(&self) -> &Selectors {
+        &self.selectors
     }
 
     /// The set itself.
@@ -156,8 +164,9 @@ impl Chosen<'_> {
 pub struct Addresses(Published<PathSet>);
 
 impl Addresses {
-    pub(crate) fn new(set: AddressSet) -> Self {
-        Self(Published::new(PathSet::new(set)))
+    /// The set and the selectors that an SA starts with.
+    pub fn new(set: AddressSet, selectors: Selectors) -> Self {
+        Self(Published::new(PathSet::new(set, selectors)))
     }
 
     /// The set as of now.
@@ -186,17 +195,17 @@ impl Change {
         Self { plan: Arc::new(Plan::new(set)), kept: None }
     }
 
-    /// Publishes the set for one SA. Paths that stay keep their counters. One writer at a time.
-    pub(crate) fn publish(&mut self, addresses: &Addresses, guard: &Guard) {
+    /// Publishes the set for one SA, together with new selectors if there are any. Paths that stay keep their
+    /// counters. One writer at a time.
+    pub(crate) fn publish(&mut self, addresses: &Addresses, selectors: Option<Selectors>, guard: &Guard) {
+        // There is a set from the start; none is ever taken away.
+        let Some(before) = addresses.load(guard) else { return };
         let plan = self.plan.clone();
-        let counters = match addresses.load(guard) {
-            None => plan.set.paths.iter().map(|_| Arc::default()).collect(),
-            Some(before) => {
-                let kept = self.kept(&before.plan).iter();
-                kept.map(|place| place.map_or_else(Arc::default, |n| before.counters[n].clone())).collect()
-            }
-        };
-        addresses.0.swap(PathSet { plan, counters }, guard);
+        let kept = self.kept(&before.plan).iter();
+        let counters =
+            kept.map(|place| place.map_or_else(Arc::default, |n| before.counters[n].clone())).collect();
+        let selectors = selectors.map_or_else(|| before.selectors.clone(), Arc::new);
+        addresses.0.swap(PathSet { plan, selectors, counters }, guard);
     }
 
     fn kept(&mut self, before: &Arc<Plan>) -> &[Option<usize>] {
@@ -228,18 +237,22 @@ mod tests {
         AddressSet { generation: 1, scheduler, resequence_ms: 0, paths }
     }
 
+    fn any() -> Selectors {
+        Selectors::new(&[], &[])
+    }
+
     const TRAFFIC: Traffic = Traffic { flow_hash: 7, turn: 0, len: 100, ends: None };
 
     #[test]
     fn a_path_that_stays_keeps_its_counters() {
         let guard = pin();
-        let addresses = Addresses::new(set(&[1, 1], Scheduler::Flow));
+        let addresses = Addresses::new(set(&[1, 1], Scheduler::Flow), any());
         let second = set(&[1, 1], Scheduler::Flow).paths[1].path;
         let counters = |guard| addresses.load(guard).unwrap().find(&second, true).unwrap().counters;
         counters(&guard).count_in(100);
         let mut next = set(&[1, 1, 1], Scheduler::Flow);
         next.paths.remove(0);
-        Change::new(next).publish(&addresses, &guard);
+        Change::new(next).publish(&addresses, None, &guard);
         counters(&guard).count_out(2, 50);
         let stats = addresses.stats(&guard);
         assert_eq!(stats.len(), 2);
@@ -254,13 +267,17 @@ mod tests {
         let both = set(&[1, 1], Scheduler::Flow);
         let mut turned = both.clone();
         turned.paths.reverse();
-        let sas = [Addresses::new(both.clone()), Addresses::new(both.clone()), Addresses::new(turned)];
+        let sas = [
+            Addresses::new(both.clone(), any()),
+            Addresses::new(both.clone(), any()),
+            Addresses::new(turned, any()),
+        ];
         for (n, sa) in sas.iter().enumerate() {
             let paths = sa.load(&guard).unwrap();
             paths.find(&both.paths[0].path, true).unwrap().counters.count_in(n + 1);
         }
         let mut change = Change::new(set(&[1, 1, 1], Scheduler::Packet));
-        sas.iter().for_each(|sa| change.publish(sa, &guard));
+        sas.iter().for_each(|sa| change.publish(sa, None, &guard));
         for (n, sa) in sas.iter().enumerate() {
             let bytes: Vec<_> = sa.stats(&guard).iter().map(|path| path.bytes_in).collect();
             assert_eq!(bytes, [n as u64 + 1, 0, 0]);
@@ -275,7 +292,7 @@ mod tests {
         for scheduler in [Scheduler::Flow, Scheduler::Packet, Scheduler::Backup, Scheduler::Redundant] {
             let mut alone = set(&[1], scheduler);
             alone.paths[0].limited = true;
-            let paths = PathSet::new(alone);
+            let paths = PathSet::new(alone, any());
             assert_eq!(paths.choose(&TRAFFIC).err(), Some(DropReason::OutNotRoutable));
             paths.counters[0].count_in(100);
             for _ in 0..3 {
@@ -286,7 +303,7 @@ mod tests {
             // The unproven path has all the weight, so that it is chosen wherever it can be.
             let mut two = set(&[2, 60_000], scheduler);
             two.paths[1].limited = true;
-            let paths = PathSet::new(two);
+            let paths = PathSet::new(two, any());
             for turn in 0..2000 {
                 let traffic = Traffic { flow_hash: turn << 56, turn, ..TRAFFIC };
                 let chosen = paths.choose(&traffic).unwrap();
@@ -301,7 +318,7 @@ mod tests {
 
     #[test]
     fn the_others_are_every_path_that_sends_but_the_first() {
-        let paths = PathSet::new(set(&[1, 0, 5, 2], Scheduler::Redundant));
+        let paths = PathSet::new(set(&[1, 0, 5, 2], Scheduler::Redundant), any());
         let first = paths.choose(&TRAFFIC).unwrap();
         let others: Vec<_> = paths.others(first, &TRAFFIC).map(|chosen| chosen.index).collect();
         assert_eq!((first.index, others, paths.sending_len()), (2, vec![3, 0], 3));
@@ -311,7 +328,7 @@ mod tests {
     fn in_transport_mode_the_packets_own_addresses_decide() {
         let mut all = set(&[1, 9, 0], Scheduler::Flow);
         all.paths[1].limited = true;
-        let paths = PathSet::new(all.clone());
+        let paths = PathSet::new(all.clone(), any());
         let ends = |n: usize| Some((all.paths[n].path.local.ip(), all.paths[n].path.remote.ip()));
         let choose = |ends| paths.choose(&Traffic { ends, ..TRAFFIC }).map(|chosen| chosen.index);
         assert_eq!(choose(ends(0)), Ok(0));
@@ -325,7 +342,7 @@ mod tests {
         let mut all = set(&[1, 1], Scheduler::Flow);
         all.paths[1].path.local = all.paths[0].path.local;
         all.paths[1].path.remote.set_port(1025);
-        let paths = PathSet::new(all.clone());
+        let paths = PathSet::new(all.clone(), any());
         let mut from = all.paths[0].path;
         // The system's own port is the socket's, whatever the set says.
         from.local.set_port(9);
@@ -339,6 +356,6 @@ mod tests {
         assert_eq!(index(&from, false), Some(0), "plain ESP has no port");
         all.paths.iter_mut().for_each(|path| path.encap = false);
         from.remote.set_port(7777);
-        assert!(PathSet::new(all).find(&from, true).is_some(), "a path of plain ESP has none either");
+        assert!(PathSet::new(all, any()).find(&from, true).is_some(), "a path of plain ESP has none either");
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(set: AddressSet) -> Self {
         // More paths than the index holds are beyond any bound of the control side; they would only receive.
-        let sending = (0..).zip(&set.paths).filter(|(_, path)| path.weight > 0);
+        let sending = (0..=u16::MAX).zip(&set.paths).filter(|(_, path)| path.weight > 0);
         let mut ranked: Box<[u16]> = sending.map(|(index, _)| index).collect();
         ranked.sort_by_key(|index| Reverse(set.paths[usize::from(*index)].weight));
         let buckets = match (set.scheduler, ranked.first()) {

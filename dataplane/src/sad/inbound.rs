@@ -11,13 +11,13 @@ use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, Vol
 use mobikex_common::spi::Spi;
 use mobikex_common::ts::TrafficSelector;
 
-use super::{Events, OutboundSa, SaEvent, Selectors};
+use super::{Events, OutboundSa, SaEvent};
 use crate::counters::SaCounters;
 use crate::esp::OuterInfo;
 use crate::paths::{Addresses, PathSet};
 
-/// Packets from the peer. All but counters and addresses is fixed when the SA is made; the replay window belongs
-/// to the worker (`esp::ReplayTable`).
+/// Packets from the peer. All but counters, addresses and selectors is fixed when the SA is made; the replay window
+/// belongs to the worker (`esp::ReplayTable`).
 pub struct InboundSa {
     cipher: PacketCipher,
     spi: Spi,
@@ -28,7 +28,6 @@ pub struct InboundSa {
     copy_dscp: CopyDscp,
     replay_window: u32,
     limits: VolumeLimits,
-    selectors: Selectors,
     addresses: Arc<Addresses>,
     outbound: Arc<OutboundSa>,
     counters: SaCounters,
@@ -59,7 +58,6 @@ impl InboundSa {
             copy_dscp: params.copy_dscp,
             replay_window: params.replay_window,
             limits: params.limits,
-            selectors: params.into(),
             addresses,
             outbound,
             counters: SaCounters::default(),
@@ -89,12 +87,7 @@ impl InboundSa {
         self.mode
     }
 
-    /// What it may carry.
-    pub fn selectors(&self) -> &Selectors {
-        &self.selectors
-    }
-
-    /// The current outer addresses.
+    /// The current outer addresses and selectors.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }
@@ -159,20 +152,13 @@ impl InboundSa {
         self.events.judge(&self.limits, totals);
     }
 
-    /// The addresses of a packet in transport mode. Where the selectors leave no choice they decide, so that a
-    /// NAT or a forged outer header cannot; otherwise the outer addresses do, if they are of the SA's set.
-    pub(crate) fn transport_addresses(
-        &self,
-        outer: &OuterInfo,
-        paths: Option<&PathSet>,
-    ) -> Option<(IpAddr, IpAddr)> {
-        let paths = |found: fn(&PathSet, IpAddr) -> bool, addr: IpAddr| {
-            paths.filter(|set| found(set, addr)).map(|_| addr)
-        };
-        let src = only_host(self.selectors.remote())
-            .or_else(|| paths(PathSet::has_remote, outer.path.remote.ip()))?;
-        let dst =
-            only_host(self.selectors.local()).or_else(|| paths(PathSet::has_local, outer.path.local.ip()))?;
+    /// Source and destination of a packet in transport mode: the outer ones, if they are of the SA's set. Behind a
+    /// NAT, which only UDP encapsulation passes, the selectors decide where they leave no choice.
+    pub(crate) fn transport_addresses(&self, outer: &OuterInfo, paths: &PathSet) -> Option<(IpAddr, IpAddr)> {
+        let (src, dst) = (outer.path.remote.ip(), outer.path.local.ip());
+        let named = |side: &[TrafficSelector]| only_host(side).filter(|_| outer.encap);
+        let src = named(paths.selectors().remote()).or_else(|| paths.has_remote(src).then_some(src))?;
+        let dst = named(paths.selectors().local()).or_else(|| paths.has_local(dst).then_some(dst))?;
         Some((src, dst))
     }
 }

@@ -11,11 +11,11 @@ use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, Vol
 use mobikex_common::spi::Spi;
 use mobikex_common::wire::esp::{Header, TRAILER_LEN};
 
-use super::{Events, SaEvent, Selectors};
+use super::{Events, SaEvent};
 use crate::counters::SaCounters;
 use crate::paths::Addresses;
 
-/// Packets to the peer. All but counters, numbers and addresses is fixed when the SA is made.
+/// Packets to the peer. All but counters, numbers, addresses and selectors is fixed when the SA is made.
 pub struct OutboundSa {
     cipher: PacketCipher,
     spi: Spi,
@@ -26,7 +26,6 @@ pub struct OutboundSa {
     copy_df: bool,
     copy_dscp: CopyDscp,
     limits: VolumeLimits,
-    selectors: Selectors,
     addresses: Arc<Addresses>,
     /// The last number given out. Every nonce of the key comes from here.
     sequence: CachePadded<AtomicU64>,
@@ -53,7 +52,6 @@ impl OutboundSa {
             copy_df: params.copy_df,
             copy_dscp: params.copy_dscp,
             limits: params.limits,
-            selectors: params.into(),
             addresses,
             sequence: CachePadded::new(AtomicU64::new(0)),
             counters: SaCounters::default(),
@@ -82,12 +80,7 @@ impl OutboundSa {
         self.mode
     }
 
-    /// What it may carry.
-    pub fn selectors(&self) -> &Selectors {
-        &self.selectors
-    }
-
-    /// The current outer addresses.
+    /// The current outer addresses and selectors.
     pub fn addresses(&self) -> &Addresses {
         &self.addresses
     }

@@ -124,8 +124,8 @@ fn prepare(
     let Outbound { inner, lens, batch, ivs, mtus, errors, .. } = this;
     let bytes = &inner[index * SLOT..][..lens[index]];
     let packet = Packet::parse(bytes).map_err(|_| DropReason::OutNotIp)?;
-    let sa = match shared.tables.lookup_outbound(&packet, now.guard) {
-        Lookup::Sa(sa) => sa,
+    let (sa, set) = match shared.tables.lookup_outbound(&packet, now.guard) {
+        Lookup::Sa(sa, set) => (sa, set),
         Lookup::NoSa(policy) => {
             if shared.upcalls.may_acquire(policy, now.ms) {
                 let Packet { src, dst, protocol, ports, .. } = packet;
@@ -135,7 +135,6 @@ fn prepare(
         }
         Lookup::NoPolicy => return Err(DropReason::OutNoPolicy),
     };
-    let set = sa.addresses().load(now.guard).ok_or(DropReason::OutNoPath)?;
     let traffic = Traffic {
         flow_hash: paths::flow_hash(&packet),
         turn: sa.sequence(),
@@ -240,7 +239,7 @@ fn send_lane(
         let Ok(mtu) = path_mtu(slot.local.ip(), slot.remote, slot.device, shared.mark) else { return };
         mtus.learn(slot.local, slot.remote, mtu, now.ms);
         let Ok(packet) = Packet::parse(&inner[slot.tag * SLOT..][..lens[slot.tag]]) else { return };
-        let Lookup::Sa(sa) = shared.tables.lookup_outbound(&packet, now.guard) else { return };
+        let Lookup::Sa(sa, _) = shared.tables.lookup_outbound(&packet, now.guard) else { return };
         let outer = outer_len(&Path { local: slot.local, remote: slot.remote }, socket & LANE_RAW == 0);
         too_big(errors, tun, &packet, inner_fit(sa, &packet, outer, mtu.into()), now);
     };

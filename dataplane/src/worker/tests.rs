@@ -349,6 +349,35 @@ fn transport_mode_carries_the_hosts_own_addresses() {
     net.assert_no_inbound_drops();
 }
 
+/// The first site takes another address: its hosts' packets carry it, so selectors and path move in one step.
+#[test]
+fn transport_mode_moves_with_its_hosts() {
+    let Some(net) = Net::new(true) else { return };
+    for (id, encap) in [(1, true), (2, false)] {
+        net.install(id, Mode::Transport, OUTER[V4], OUTER[V4], encap, gcm());
+        net.echo(OUTER[V4]);
+        let moved = ["192.0.2.11", OUTER[V4][1]];
+        net.namespaces[0].try_sh("ip addr add 192.0.2.11/24 dev veth0");
+        for (n, ns) in net.namespaces.iter().enumerate() {
+            ns.sh("ip route flush table 220");
+            ns.sh(&format!("ip route add {} dev mkx0 table 220 src {}", moved[1 - n], moved[n]));
+            let params = params(n, id, Mode::Transport, moved, moved, encap, gcm());
+            let ChildSaParams { addresses, ts_local, ts_remote, .. } = params;
+            let tables = net.dataplanes[n].tables();
+            assert!(tables.set_transport(ChildSaId(id), &addresses, &ts_local, &ts_remote));
+        }
+        net.echo(moved);
+        net.assert_no_inbound_drops();
+        // The path alone does not carry the packets of other addresses.
+        let no_path = net.drops(0, DropReason::OutNoPath);
+        let other = params(0, id, Mode::Transport, OUTER[V4], OUTER[V4], encap, gcm()).addresses;
+        net.dataplanes[0].tables().set_addresses(&[ChildSaId(id)], &other);
+        assert!(!net.namespaces[0].try_sh(&format!("ping -c 1 -W 1 -I 192.0.2.11 {}", OUTER[V4][1])).0);
+        assert!(net.drops(0, DropReason::OutNoPath) > no_path);
+        net.remove(id);
+    }
+}
+
 /// RFC 4301 8.2: a sender that forbids fragments hears the MTU that really fits; others are fragmented outside.
 #[test]
 fn b27_a_narrow_path_is_told_to_the_sender() {
