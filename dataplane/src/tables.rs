@@ -376,7 +376,7 @@ mod tests {
     use crate::esp::{self, Content, HEADROOM, IvSource, OuterInfo, ReplayTable, WINDOW_MIN};
     use crate::paths::Traffic;
     use crate::testing::{GCM, PEER, US, addresses, mirrored, outbound, params, ts, udp};
-    use mobikex_common::addr::Scheduler;
+    use mobikex_common::addr::{Path, Scheduler, WeightedPath};
     use mobikex_common::drop::DropReason;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::{Duration, Instant};
@@ -585,6 +585,9 @@ mod tests {
         );
     }
 
+    const SCHEDULERS: [Scheduler; 4] =
+        [Scheduler::Flow, Scheduler::Packet, Scheduler::Redundant, Scheduler::Backup];
+
     fn traffic(flow_hash: u64) -> Traffic {
         Traffic { flow_hash, turn: 0, len: 100, ends: None }
     }
@@ -726,12 +729,72 @@ mod tests {
         assert!(readers.into_iter().all(|reader| reader.join().unwrap() > 0));
     }
 
+    /// All SAs move over and over while workers use them: no set is seen half, and no octet of a path that stays
+    /// goes uncounted.
+    #[test]
+    fn b23_many_sas_move_under_load() {
+        const SAS: u32 = 500;
+        let tables = Arc::new(tables());
+        let ids: Vec<_> = (1..=SAS).map(ChildSaId).collect();
+        // Encapsulated, so that ports tell paths apart.
+        let stays = WeightedPath::new(sa(1).addresses.paths[0].path, true);
+        for id in &ids {
+            let addresses = AddressSet { paths: vec![stays], ..sa(1).addresses };
+            tables.install(&ChildSaParams { policy: PolicyId(1), addresses, ..sa(id.0) }, true).unwrap();
+        }
+        let stop = Arc::new(AtomicBool::new(false));
+        let readers: Vec<_> = (0..2u32)
+            .map(|reader| {
+                let (tables, stop) = (tables.clone(), stop.clone());
+                std::thread::spawn(move || {
+                    let (mut counted, mut turn) = (0, u64::from(reader));
+                    while !stop.load(Ordering::Relaxed) {
+                        let guard = pin();
+                        let id = 1 + (turn as u32).wrapping_mul(0x9e37_79b9) % SAS;
+                        let sa = tables.lookup_inbound(sa(id).spi_in, &guard).unwrap();
+                        let paths = sa.addresses().load(&guard).unwrap();
+                        let set = paths.set();
+                        // The second path's port is the generation, so what belongs to another set is told apart.
+                        assert_eq!(set.paths.len(), if set.generation == 1 { 1 } else { 2 });
+                        let own = |path: Path| {
+                            path == stays.path || u64::from(path.remote.port()) == set.generation
+                        };
+                        let traffic = Traffic { turn, ..traffic(turn << 56) };
+                        let first = paths.choose(&traffic).unwrap();
+                        assert!(own(first.path.path));
+                        assert!(paths.others(first, &traffic).all(|other| own(other.path.path)));
+                        paths.find(&stays.path, true).unwrap().counters.count_in(1);
+                        (counted, turn) = (counted + 1, turn + 1);
+                    }
+                    counted
+                })
+            })
+            .collect();
+        for generation in 2..400 {
+            let mut set = sa(1).addresses;
+            set.generation = generation;
+            set.scheduler = SCHEDULERS[generation as usize % SCHEDULERS.len()];
+            set.paths = vec![stays, stays];
+            set.paths[1].path.remote.set_port(generation as u16);
+            // The path that stays is now the first and now the second.
+            set.paths.rotate_left(generation as usize % 2);
+            assert_eq!(tables.set_addresses(&ids, &set), SAS as usize);
+        }
+        stop.store(true, Ordering::Relaxed);
+        let counted: u64 = readers.into_iter().map(|reader| reader.join().unwrap()).sum();
+        let guard = pin();
+        let found = ids.iter().map(|id| {
+            let sa = tables.lookup_inbound(sa(id.0).spi_in, &guard).unwrap();
+            let stats = sa.addresses().stats(&guard);
+            stats.iter().find(|path| path.path == stays.path).unwrap().bytes_in
+        });
+        assert_eq!((found.sum::<u64>(), counted > 0), (counted, true));
+    }
+
     /// Readers run while SAs come, go and move: whatever a reader sees is whole and works.
     #[test]
     fn b23_readers_see_an_sa_complete_or_not_at_all() {
         const SAS: u32 = 8;
-        const SCHEDULERS: [Scheduler; 4] =
-            [Scheduler::Flow, Scheduler::Packet, Scheduler::Redundant, Scheduler::Backup];
         let tables = Arc::new(tables());
         let stop = Arc::new(AtomicBool::new(false));
         let (hits, moves) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
