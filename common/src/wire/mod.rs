@@ -6,6 +6,7 @@ pub mod esp;
 pub mod icmp;
 pub mod ike;
 pub mod ip;
+pub mod mobike_x;
 mod reader;
 pub mod udp;
 

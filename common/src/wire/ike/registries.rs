@@ -66,7 +66,8 @@ registry! {
 }
 
 registry! {
-    /// Notify Message Type (RFC 7296 3.10.1 and the extensions registered since). Below 16384: errors.
+    /// Notify Message Type (RFC 7296 3.10.1 and the extensions registered since, and the
+    /// private ones of MOBIKE-X). Below 16384: errors.
     NotifyType(u16) {
         UNSUPPORTED_CRITICAL_PAYLOAD = 1, INVALID_IKE_SPI = 4, INVALID_MAJOR_VERSION = 5, INVALID_SYNTAX = 7,
         INVALID_MESSAGE_ID = 9, INVALID_SPI = 11, NO_PROPOSAL_CHOSEN = 14, INVALID_KE_PAYLOAD = 17,
@@ -106,10 +107,22 @@ registry! {
         INTERMEDIATE_EXCHANGE_SUPPORTED = 16438, IP4_ALLOWED = 16439, IP6_ALLOWED = 16440,
         ADDITIONAL_KEY_EXCHANGE = 16441, USE_AGGFRAG = 16442, SUPPORTED_AUTH_METHODS = 16443,
         SA_RESOURCE_INFO = 16444,
+        // MOBIKE-X draft 11.3.7, 11.2.9; the last two have no number there. The draft takes them from the range
+        // for private use, in which other implementations mean other things by them.
+        MOBIKE_UNSUPPORTED_VERSION = 8192, DOES_NOT_FIT_SPD = 8193, UNACCEPTABLE_PARAMETER = 8194,
+        UNEXPECTED_PAYLOAD_AFTER_SELECTOR = 8195, UNMATCHED_SELECTOR_SET = 8196,
+        SELECTOR = 40961, END_OF_SELECTOR = 40962, ADD_SA_ADDRESS = 40963, REMOVE_SA_ADDRESS = 40964,
+        CLOSING_SA = 40965,
+        /// It announces that this host answers encrypted ESP echo requests; ours, and sent only once version 2
+        /// of MOBIKE is agreed.
+        ECHO_SUPPORTED = 40966,
     }
 }
 
 impl NotifyType {
+    /// What ADDITIONAL_IP6_ADDRESS is in MOBIKE-X, for addresses of either family (draft 5.5).
+    pub const ADDITIONAL_IP_ADDRESS: Self = Self::ADDITIONAL_IP6_ADDRESS;
+
     /// Whether it reports an error (RFC 7296 3.10.1).
     pub fn is_error(self) -> bool {
         self.0 < 16384
@@ -172,6 +185,15 @@ impl NotifyType {
             Self::NO_PPK_AUTH => "NO_PPK",
             Self::INTERMEDIATE_EXCHANGE_SUPPORTED => "INTERMEDIATE_SUP",
             Self::ADDITIONAL_KEY_EXCHANGE => "ADD_KE",
+            Self::MOBIKE_UNSUPPORTED_VERSION => "MOBIKE_VER",
+            Self::DOES_NOT_FIT_SPD => "NOT_IN_SPD",
+            Self::UNACCEPTABLE_PARAMETER => "UNACCEPT_PARAM",
+            Self::UNEXPECTED_PAYLOAD_AFTER_SELECTOR => "UNEXPECT_AFTER_SEL",
+            Self::UNMATCHED_SELECTOR_SET => "UNMATCHED_SEL",
+            Self::END_OF_SELECTOR => "END_SELECTOR",
+            Self::ADD_SA_ADDRESS => "ADD_SA_ADDR",
+            Self::REMOVE_SA_ADDRESS => "REM_SA_ADDR",
+            Self::ECHO_SUPPORTED => "ECHO_SUP",
             other => return other.to_string(),
         };
         short.to_string()
