@@ -82,7 +82,7 @@ pub enum Parameter {
 }
 
 /// What an SPI parameter names; its size tells which (profile 3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpiParameter {
     /// 4 octets: a Child SA.
     Child(Spi),
@@ -93,7 +93,7 @@ pub enum SpiParameter {
 }
 
 /// An address with its bits (draft 11.4.3).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpParameter {
     /// The address.
     pub addr: IpAddr,
@@ -124,7 +124,7 @@ impl IpParameter {
 }
 
 /// Multihoming Information Payload (draft 11.4.4). The default says nothing: it is valid at once and for ever.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mip {
     /// PREFERENCE; larger is preferred (profile 6).
     pub preference: u8,
