@@ -4,6 +4,7 @@
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod dissect;
 pub mod ike;
 pub mod logging;
 pub mod protocol;

@@ -4,6 +4,7 @@
 
 mod check;
 mod client;
+mod dissect;
 
 use std::fmt;
 use std::io::{self, Write as _};
@@ -46,6 +47,8 @@ enum Command {
     Down(TargetArgs),
     /// Rekey the IKE SA of a connection, or one child of it, and wait for the new one.
     Rekey(TargetArgs),
+    /// Show what is in a capture, decrypted where there are keys.
+    Dissect(dissect::DissectArgs),
     /// Show events as they happen.
     Monitor {
         /// One object a line.
@@ -144,6 +147,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => operate(Request::Up, args),
         Command::Down(args) => operate(Request::Down, args),
         Command::Rekey(args) => operate(Request::Rekey, args),
+        Command::Dissect(args) => dissect::dissect(&args),
         Command::Monitor { json } => client::monitor(&socket, json),
     }
 }
