@@ -47,14 +47,14 @@ enum Command {
     Down(TargetArgs),
     /// Rekey the IKE SA of a connection, or one child of it, and wait for the new one.
     Rekey(TargetArgs),
-    /// Show what is in a capture, decrypted where there are keys.
-    Dissect(dissect::DissectArgs),
     /// Show events as they happen.
     Monitor {
         /// One object a line.
         #[arg(long)]
         json: bool,
     },
+    /// Show what is in a capture, decrypted where there are keys.
+    Dissect(dissect::DissectArgs),
 }
 
 #[derive(Args, Debug)]
@@ -147,8 +147,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => operate(Request::Up, args),
         Command::Down(args) => operate(Request::Down, args),
         Command::Rekey(args) => operate(Request::Rekey, args),
-        Command::Dissect(args) => dissect::dissect(&args),
         Command::Monitor { json } => client::monitor(&socket, json),
+        Command::Dissect(args) => dissect::dissect(&args),
     }
 }
 

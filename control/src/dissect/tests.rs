@@ -690,8 +690,8 @@ fn lines_are_those_of_wireshark() {
     assert_eq!(*ike_keys(gcm).line(), expected);
     let cbc = ike_keys(Cipher::AesCbc(KeyBits::B256)).line();
     assert!(cbc.contains("\"AES-CBC-256 [RFC3602]\"") && cbc.ends_with(",\"HMAC_SHA2_256_128 [RFC4868]\"\n"));
-    let expected = "\"IPv4\",\"*\",\"*\",\"0xc1234567\",\"AES-GCM [RFC4106]\",\
-        \"0x0b0c0d0e0f101112131415161718191a1b1c1d1e\",\"ANY 128 bit authentication [no checking]\",\"\"\n";
+    let expected = "\"IPv4\",\"*\",\"*\",\"0xc1234567\",\"AES-GCM with 16 octet ICV [RFC4106]\",\
+        \"0x0b0c0d0e0f101112131415161718191a1b1c1d1e\",\"NULL\",\"\"\n";
     assert_eq!(*esp_keys(gcm, None).lines(), [expected, &expected.replace("IPv4", "IPv6")].concat());
     let cbc = esp_keys(Cipher::AesCbc(KeyBits::B128), Some(true)).lines();
     assert!(
