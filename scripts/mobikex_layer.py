@@ -5,7 +5,7 @@
                                      exit status 1 on any difference, 2 when scapy is missing
     mobikex_layer.py --write FILE    fill in the octets of the vectors from their meaning
 
-In a scapy session, `Notify(type="ADD_SA_ADDRESS", data=[Ip(addr="192.0.2.1", h=1), Id(id=7)])` builds a payload and
+Within scapy, `Notify(type="ADD_SA_ADDRESS", data=[Ip(addr="192.0.2.1", h=1), Id(id=7)])` builds a payload and
 `Notify(octets)` takes one apart. The layer is written from the draft (section numbers in the comments) and from the
 project's profile of it, and shares nothing with the Rust codecs, so that each can show the other wrong.
 """
