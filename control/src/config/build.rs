@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mobikex_common::addr::Scheduler;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
 use mobikex_common::sa::{CopyDscp, Mode};
 use mobikex_common::spi::MAX_SLOTS;
@@ -13,7 +14,10 @@ use super::fields::{Fields, choice};
 use super::model::{
     AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction, Unique,
 };
-use super::schema::{self, AUTH, CHILD, CONNECTION, DAEMON, ROOT, SECRET, SECRETS, SectionSpec, Support};
+use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
+use super::schema::{
+    self, AUTH, CHILD, CONNECTION, DAEMON, INTERFACE, PATHS, ROOT, SECRET, SECRETS, SectionSpec, Support,
+};
 use super::tree::Section;
 use super::values;
 
@@ -161,6 +165,22 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
         c.proposals = list.into_iter().flatten().collect();
     }
     f.set("encap", &mut c.encap, issues, values::boolean);
+    f.set("mobike", &mut c.mobike, issues, values::boolean);
+    f.set("mobike_x", &mut c.mobike_x, issues, |text| match (values::boolean(text), text) {
+        (Ok(true), _) => Ok(MobikeX::Yes),
+        (Ok(false), _) => Ok(MobikeX::No),
+        (_, "require") => Ok(MobikeX::Require),
+        _ => Err("yes, no or require".to_string()),
+    });
+    f.set("return_routability", &mut c.return_routability, issues, |text| {
+        let known = [
+            ("required", ReturnRoutability::Required),
+            ("after", ReturnRoutability::After),
+            ("off", ReturnRoutability::Off),
+        ];
+        choice(&known, &[], text)
+    });
+    c.paths = paths(part, issues);
     f.set("dpd_delay", &mut c.dpd_delay, issues, values::time);
     f.set("keyingtries", &mut c.keyingtries, issues, between(0, u32::MAX));
     f.set("rekey_time", &mut c.rekey_time, issues, values::time);
@@ -199,6 +219,44 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
     }
     checks::addresses(&c, &f, issues);
     c
+}
+
+const SCHEDULERS: &[(&str, Scheduler)] = &[
+    ("flow", Scheduler::Flow),
+    ("packet", Scheduler::Packet),
+    ("redundant", Scheduler::Redundant),
+    ("backup", Scheduler::Backup),
+];
+
+fn paths(conn: &Section, issues: &mut Issues) -> Paths {
+    let parts = named(&[conn], "paths");
+    let mut p = Paths::default();
+    if parts.is_empty() {
+        return p;
+    }
+    let f = Fields::check(&parts, &PATHS, issues);
+    f.set("scheduler", &mut p.scheduler, issues, |text| choice(SCHEDULERS, &[], text));
+    f.set("probe_interval", &mut p.probe_interval, issues, values::milliseconds);
+    let name = |text: &str| match text.len() {
+        1..=15 => Ok(text.to_string()),
+        _ => Err("the name of an interface".to_string()),
+    };
+    if let Some(list) = f.list("interfaces", issues, name) {
+        p.interfaces = list;
+    }
+    if let Some(list) = f.list("allowed", issues, values::prefix) {
+        p.allowed = list;
+    }
+    for part in parts.iter().flat_map(|part| &part.sections) {
+        let f = Fields::check(&[part], &INTERFACE, issues);
+        if p.policies.iter().any(|known| known.name == part.name) {
+            issues.push(part.at, format!("interface '{}' stands twice in section 'paths'", part.name));
+        }
+        let preference = f.get("preference", issues, |text| values::number(text, 1, 255).map(|n| n as u8));
+        let rate = f.get("rate", issues, values::rate);
+        p.policies.push(InterfacePolicy { name: part.name.clone(), preference, rate });
+    }
+    p
 }
 
 fn yes_no(value: bool) -> &'static str {
@@ -293,6 +351,7 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
         c.esp_proposals = list.into_iter().flatten().collect();
     }
     f.set("replay_window", &mut c.replay_window, issues, between(64, 65_536));
+    c.scheduler = f.get("scheduler", issues, |text| choice(SCHEDULERS, &[], text));
     times(&mut c, f, issues);
     volumes(&mut c, f, issues);
     f.set("start_action", &mut c.start_action, issues, |text| choice(ACTIONS, &["trap|start"], text));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mobikex_common::sa::{Mode, VolumeLimits};
 
 use super::model::{Child, Config, Connection, DpdAction, StartAction, Unique};
+use super::multipath::{MobikeX, ReturnRoutability};
 
 impl Config {
     /// What the daemon would do with this configuration, one fact a line. Keys never appear.
@@ -80,7 +81,34 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
         Unique::Replace => "; a new IKE SA replaces an old one of the same identities",
     };
     writeln!(out, "  ESP {encap}{unique}")?;
+    write_paths(out, c)?;
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
+}
+
+fn write_paths(out: &mut String, c: &Connection) -> fmt::Result {
+    let version = match (c.mobike, c.mobike_x) {
+        (false, MobikeX::No) => return writeln!(out, "  addresses stay as they are: no MOBIKE"),
+        (true, MobikeX::No) => "MOBIKE (RFC 4555)",
+        (true, MobikeX::Yes) => "MOBIKE-X, or else MOBIKE (RFC 4555)",
+        (false, MobikeX::Yes) => "MOBIKE-X, or else none",
+        (_, MobikeX::Require) => "MOBIKE-X, or else no IKE SA",
+    };
+    let check = match c.return_routability {
+        ReturnRoutability::Required => "checked before use",
+        ReturnRoutability::After => "used at once and checked",
+        ReturnRoutability::Off => "believed",
+    };
+    let p = &c.paths;
+    let interfaces = if p.interfaces.is_empty() { "all interfaces".to_string() } else { join(&p.interfaces) };
+    let allowed = if p.allowed.is_empty() { "any".to_string() } else { join(&p.allowed) };
+    writeln!(out, "  {version}; new addresses of the peer ({allowed}) are {check}")?;
+    let millis = p.probe_interval.as_millis();
+    writeln!(out, "  paths: {interfaces}, scheduler {}, busy ones probed every {millis} ms", p.scheduler)?;
+    for policy in &p.policies {
+        let rate = policy.rate.map_or_else(String::new, |rate| format!(", {rate} bit/s"));
+        writeln!(out, "    {}: preference {}{rate}", policy.name, p.preference(&policy.name))?;
+    }
+    Ok(())
 }
 
 fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
@@ -96,6 +124,9 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         join(&c.remote_ts)
     )?;
     writeln!(out, "    ESP proposals {}; replay window {}", join(&c.esp_proposals), c.replay_window)?;
+    if let Some(scheduler) = c.scheduler {
+        writeln!(out, "    scheduler {scheduler}")?;
+    }
     let rekey = if c.rekey_time.is_zero() {
         "never rekeyed by time".to_string()
     } else {

@@ -12,6 +12,7 @@ mod fields;
 mod include;
 mod lexer;
 mod model;
+mod multipath;
 mod schema;
 mod tree;
 mod values;
@@ -23,6 +24,8 @@ pub use model::{
     AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction,
     TsPattern, Unique,
 };
+
+pub use multipath::{DEFAULT_PREFERENCE, InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 
 use error::Issues;
 

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::multipath::{MobikeX, Paths, ReturnRoutability};
+use mobikex_common::addr::Scheduler;
 use mobikex_common::crypto::Secret;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
 use mobikex_common::sa::{CopyDscp, Mode, VolumeLimits};
@@ -195,6 +197,14 @@ pub struct Connection {
     pub proposals: Vec<IkeProposal>,
     /// Encapsulate ESP in UDP even without a NAT.
     pub encap: bool,
+    /// Offer MOBIKE (RFC 4555).
+    pub mobike: bool,
+    /// Offer MOBIKE-X.
+    pub mobike_x: MobikeX,
+    /// When new addresses of the peer are checked.
+    pub return_routability: ReturnRoutability,
+    /// How several addresses are used.
+    pub paths: Paths,
     /// Check the peer after this long without a message; zero = never.
     #[serde(rename = "dpd_delay_seconds", serialize_with = "seconds")]
     pub dpd_delay: Duration,
@@ -230,6 +240,10 @@ impl Connection {
             remote_port: 500,
             proposals: IkeProposal::defaults(),
             encap: true,
+            mobike: true,
+            mobike_x: MobikeX::default(),
+            return_routability: ReturnRoutability::default(),
+            paths: Paths::default(),
             dpd_delay: Duration::ZERO,
             keyingtries: 1,
             rekey_time,
@@ -248,9 +262,38 @@ impl Connection {
             && self.remote_addrs.iter().any(|p| p.matches(remote))
     }
 
+    /// Whether we may use `addr` of `interface` for this connection.
+    pub fn may_use(&self, addr: IpAddr, interface: &str) -> bool {
+        self.local_addrs.iter().any(|p| p.matches(addr)) && self.paths.uses(interface)
+    }
+
+    /// Whether `addr` is named among our addresses, and not only covered.
+    pub fn names_local(&self, addr: IpAddr) -> bool {
+        self.local_addrs.iter().any(|p| p.single() == Some(addr))
+    }
+
+    /// Our sides of its tunnels, where they are fixed: addresses in there are no outer ones.
+    pub fn tunnelled(&self) -> impl Iterator<Item = TrafficSelector> + '_ {
+        let tunnels = self.children.iter().filter(|c| c.mode == Mode::Tunnel);
+        tunnels.flat_map(|c| &c.local_ts).filter_map(|ts| match ts {
+            // Whoever tunnels everything still has addresses of their own.
+            TsPattern::Fixed(ts)
+                if !ts.covers(&TrafficSelector::ANY_V4) && !ts.covers(&TrafficSelector::ANY_V6) =>
+            {
+                Some(*ts)
+            }
+            _ => None,
+        })
+    }
+
+    /// All single addresses of the peer, in the order of the file.
+    pub fn remote_singles(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.remote_addrs.iter().filter_map(AddrPattern::single)
+    }
+
     /// The first single address of the peer: where to start.
     pub fn remote_addr(&self) -> Option<IpAddr> {
-        self.remote_addrs.iter().find_map(AddrPattern::single)
+        self.remote_singles().next()
     }
 
     /// The first single address of ours that has the family of `remote`.
@@ -275,6 +318,8 @@ pub struct Child {
     pub esp_proposals: Vec<EspProposal>,
     /// Packets that may arrive late, 64 to 65 536.
     pub replay_window: u32,
+    /// How traffic is spread over several paths, if not as the connection says.
+    pub scheduler: Option<Scheduler>,
     /// Rekey after this long; zero = never.
     #[serde(rename = "rekey_time_seconds", serialize_with = "seconds")]
     pub rekey_time: Duration,
@@ -310,6 +355,7 @@ impl Child {
             mode: Mode::Tunnel,
             esp_proposals: EspProposal::defaults(),
             replay_window: 8192,
+            scheduler: None,
             rekey_time,
             life_time: rekey_time + rekey_time / 10,
             rand_time: rekey_time / 10,

@@ -78,8 +78,9 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("dscp", Only(&["000000"])),
         ("fragmentation", NO),
         ("mediation", NO),
-        ("mobike", NO),
-        ("mobike_x", NO),
+        ("mobike", Here),
+        ("mobike_x", Here),
+        ("return_routability", Here),
         ("ppk_required", NO),
         ("reauth_time", ZERO),
         ("send_cert", Only(&["never"])),
@@ -93,10 +94,22 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("pools", Absent),
         ("ppk_id", Absent),
         ("pull", Absent),
-        ("return_routability", Absent),
         ("vips", Absent),
     ],
-    sections: &[("children", Here), ("local*", Here), ("remote*", Here), ("paths", Absent)],
+    sections: &[("children", Here), ("local*", Here), ("remote*", Here), ("paths", Here)],
+};
+
+pub(super) const PATHS: SectionSpec = SectionSpec {
+    what: "section 'paths'",
+    settings: &[("scheduler", Here), ("interfaces", Here), ("allowed", Here), ("probe_interval", Here)],
+    // Any other section is named after an interface.
+    sections: &[("**", Here)],
+};
+
+pub(super) const INTERFACE: SectionSpec = SectionSpec {
+    what: "an interface of section 'paths'",
+    settings: &[("preference", Here), ("rate", Here)],
+    sections: &[],
 };
 
 pub(super) const AUTH: SectionSpec = SectionSpec {
@@ -127,6 +140,7 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("mode", Here),
         ("esp_proposals", Here),
         ("replay_window", Here),
+        ("scheduler", Here),
         ("rekey_time", Here),
         ("life_time", Here),
         ("rand_time", Here),

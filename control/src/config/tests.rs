@@ -14,7 +14,15 @@ connections {
     local_addrs  = %any
     remote_addrs = 198.51.100.7, 2001:db8::7
     proposals    = aes256gcm16-prfsha384-x25519
-    mobike       = no
+    mobike       = yes
+    mobike_x     = yes
+    return_routability = required
+    paths {
+      scheduler  = flow
+      interfaces = wan0, lte0
+      allowed    = 192.0.2.0/24
+      lte0 { preference = 50  rate = 50mbit }
+    }
     local  { auth = psk  id = branch.example.org }
     remote { auth = psk  id = hq.example.org }
     children {
@@ -114,6 +122,12 @@ fn the_manuals_example_loads() {
     assert_eq!(child.remote_ts[0].to_string(), "10.2.0.0/16");
     assert_eq!((child.start_action, child.dpd_action), (StartAction::Start, DpdAction::Restart));
     assert_eq!(&*config.secrets[0].secret, b"abcd");
+    assert_eq!((conn.mobike, conn.mobike_x), (true, MobikeX::Yes));
+    assert_eq!(conn.paths.interfaces, ["wan0", "lte0"]);
+    assert!(
+        conn.paths.allows("192.0.2.7".parse().unwrap()) && !conn.paths.allows("192.0.3.7".parse().unwrap())
+    );
+    assert_eq!((conn.paths.preference("lte0"), conn.paths.policies[0].rate), (50, Some(50_000_000)));
 }
 
 #[test]
@@ -218,18 +232,19 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "",
             "t.conf:2:14: found '4w' for 'rekey_time'; expected a time such as 90, 90s, 5m, 4h or 1d, at most 3650d",
         ),
-        (
-            "mobike = yes",
-            "",
-            "t.conf:2:10: 'mobike = yes' is not available in this version; expected 'mobike = no'",
-        ),
-        (
-            "mobike_x = require",
-            "",
-            "t.conf:2:12: 'mobike_x = require' is not available in this version; expected 'mobike_x = no'",
-        ),
+        ("mobike = perhaps", "", "t.conf:2:10: found 'perhaps' for 'mobike'; expected yes or no"),
+        ("mobike_x = always", "", "t.conf:2:12: found 'always' for 'mobike_x'; expected yes, no or require"),
         ("vips = 0.0.0.0", "", "t.conf:2:1: option 'vips' is not available in this version"),
-        ("  paths { scheduler = flow }", "", "t.conf:2:3: section 'paths' is not available in this version"),
+        (
+            "paths { scheduler = fast }",
+            "",
+            "t.conf:2:21: found 'fast' for 'scheduler'; expected one of flow, packet, redundant, backup",
+        ),
+        (
+            "paths { wan0 { rate = 50 } }",
+            "",
+            "t.conf:2:23: found '50' for 'rate'; expected a rate such as 800kbit, 50mbit or 1gbit",
+        ),
         (
             "children = net",
             "",
@@ -474,7 +489,7 @@ fn included_files_count_as_if_written_there() {
     assert_eq!(
         found,
         [
-            format!("{b}:2:11: secret 'ike-hq' is already defined in {a}:17"),
+            format!("{b}:2:11: secret 'ike-hq' is already defined in {a}:25"),
             format!("{b}:3:1: found unknown option 'bogus' in the top level"),
         ]
     );

@@ -55,6 +55,34 @@ pub(super) fn packets(text: &str) -> Result<Option<u64>, String> {
     unsigned(text).map(|n| (n > 0).then_some(n)).ok_or_else(|| "a number of packets".to_string())
 }
 
+/// `100ms`, or whole seconds: 10 ms to a minute.
+pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
+    let time = match text.strip_suffix("ms") {
+        Some(digits) => unsigned(digits.trim_end()).map(Duration::from_millis),
+        None => time(text).ok(),
+    };
+    time.filter(|t| (Duration::from_millis(10)..=Duration::from_secs(60)).contains(t))
+        .ok_or_else(|| "a time from 10ms to 60s".to_string())
+}
+
+/// `50mbit`, `64kbit`, `1gbit`: a rate in bit/s, above zero.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
+    let units = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000), ("bit", 1)];
+    let found = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    found
+        .and_then(|(digits, factor)| unsigned(digits.trim_end())?.checked_mul(factor))
+        .filter(|rate| *rate > 0)
+        .ok_or_else(|| "a rate such as 800kbit, 50mbit or 1gbit".to_string())
+}
+
+/// An address, a prefix or a range.
+pub(super) fn prefix(text: &str) -> Result<TrafficSelector, String> {
+    match address(text) {
+        Ok(AddrPattern::Range(range)) => Ok(range),
+        _ => Err("an address, a prefix or a range of addresses".to_string()),
+    }
+}
+
 /// Digits only: no sign, no spaces.
 fn unsigned(text: &str) -> Option<u64> {
     text.bytes().all(|b| b.is_ascii_digit()).then(|| text.parse().ok()).flatten()
@@ -194,6 +222,16 @@ mod tests {
         }
         assert_eq!(volume("0"), Ok(None));
         assert!(volume("1t").is_err() && volume("99999999999g").is_err() && volume("").is_err());
+    }
+
+    #[test]
+    fn rates_and_short_times() {
+        assert_eq!(rate("50mbit"), Ok(50_000_000));
+        assert_eq!(rate("9600bit"), Ok(9600));
+        assert!(["50", "0mbit", "mbit", "50mbps", "99999999999gbit"].iter().all(|bad| rate(bad).is_err()));
+        assert_eq!(milliseconds("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(milliseconds("2s"), Ok(Duration::from_secs(2)));
+        assert!(["9ms", "61s", "0", "1.5s"].iter().all(|bad| milliseconds(bad).is_err()));
     }
 
     #[test]
