@@ -3,6 +3,8 @@
 //! A client sends a [`Request`] and reads [`Reply`] lines until a final one ([`Reply::is_final`]). `monitor` has
 //! none: it goes on until the client leaves.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -72,8 +74,39 @@ pub enum Request {
     Down(Target),
     /// Rekey, and wait for it.
     Rekey(Target),
+    /// Change our addresses in the peer's eyes, and wait for its verdict (MOBIKE-X).
+    Address {
+        /// The SAs: all of a connection, or those of a child.
+        #[serde(flatten)]
+        target: Target,
+        /// What to do.
+        action: AddressVerb,
+        /// The address; for an update, the new one.
+        addr: IpAddr,
+        /// For an update, the address to be replaced; all if absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        old: Option<IpAddr>,
+        /// Only ask whether it would be done.
+        #[serde(default)]
+        check: bool,
+        /// An address inside the tunnel.
+        #[serde(default)]
+        inner: bool,
+    },
     /// Events as they happen.
     Monitor,
+}
+
+/// What to do with an address of ours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum AddressVerb {
+    /// Use it beside the others.
+    Add,
+    /// Use it no more.
+    Remove,
+    /// Use it instead of another.
+    Update,
 }
 
 /// What the daemon answers.
@@ -134,6 +167,17 @@ mod tests {
                 r#"{"command":"up","connection":"home","child":"net"}"#,
             ),
             (Request::Down("home".parse().unwrap()), r#"{"command":"down","connection":"home"}"#),
+            (
+                Request::Address {
+                    target: "home".parse().unwrap(),
+                    action: AddressVerb::Update,
+                    addr: "192.0.2.9".parse().unwrap(),
+                    old: Some("192.0.2.1".parse().unwrap()),
+                    check: false,
+                    inner: false,
+                },
+                r#"{"command":"address","connection":"home","action":"update","addr":"192.0.2.9","old":"192.0.2.1","check":false,"inner":false}"#,
+            ),
         ] {
             assert_eq!(serde_json::to_string(&request).unwrap(), line);
             assert_eq!(serde_json::from_str::<Request>(line).unwrap(), request);

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Connection};
-use crate::ike::{ChildSaView, IkeCounters, IkeSaView};
+use crate::ike::{ChildSaView, IkeCounters, IkeSaView, PathView, Version};
 
 /// What a Child SA has carried.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -108,6 +108,15 @@ fn write_ike_sa(
     let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "%any".to_string());
     writeln!(f, "  local  '{}' @ {}[{}]", id(&sa.local_id), sa.local.ip(), sa.local.port())?;
     writeln!(f, "  remote '{}' @ {}[{}]", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    if sa.mobike != Version::None {
+        let alternates: Vec<_> = sa.alternates.iter().map(ToString::to_string).collect();
+        let also = if alternates.is_empty() {
+            String::new()
+        } else {
+            format!(", peer also at {}", alternates.join(" "))
+        };
+        writeln!(f, "  {}{also}", sa.mobike)?;
+    }
     if let Some(suite) = &sa.suite {
         writeln!(f, "  {}", suite.trim_start_matches("IKE:"))?;
     }
@@ -115,10 +124,15 @@ fn write_ike_sa(
         write!(f, "  established {seconds}s ago")?;
         writeln!(f, "{}", rekeying(sa.rekey_in))?;
     }
-    sa.children.iter().try_for_each(|child| write_child_sa(f, child, traffic.get(&child.id)))
+    sa.children.iter().try_for_each(|child| write_child_sa(f, child, &sa.paths, traffic.get(&child.id)))
 }
 
-fn write_child_sa(f: &mut fmt::Formatter<'_>, child: &ChildSaView, traffic: Option<&Traffic>) -> fmt::Result {
+fn write_child_sa(
+    f: &mut fmt::Formatter<'_>,
+    child: &ChildSaView,
+    states: &[PathView],
+    traffic: Option<&Traffic>,
+) -> fmt::Result {
     let udp = if child.addresses.paths.iter().any(|p| p.encap) { "-in-UDP" } else { "" };
     writeln!(f, "  {}: #{}, {}, {}{udp}, {}", child.name, child.id.0, child.state, child.mode, child.suite)?;
     writeln!(f, "    installed {}s ago{}", child.installed, rekeying(child.rekey_in))?;
@@ -133,9 +147,29 @@ fn write_child_sa(f: &mut fmt::Formatter<'_>, child: &ChildSaView, traffic: Opti
     }
     writeln!(f, "    local  {}", list(&child.ts_local))?;
     writeln!(f, "    remote {}", list(&child.ts_remote))?;
+    if child.addresses.paths.len() > 1 {
+        writeln!(f, "    scheduler {}", child.addresses.scheduler)?;
+        for (side, addresses) in [("ours  ", &child.local_addresses), ("theirs", &child.remote_addresses)] {
+            for a in addresses {
+                writeln!(f, "    {side} {}, {}, preference {}", a.addr, a.state, a.preference)?;
+            }
+        }
+    }
     for weighted in &child.addresses.paths {
         let path = weighted.path;
         write!(f, "    path   {path}, weight {}", weighted.weight)?;
+        if weighted.limited {
+            write!(f, ", being checked")?;
+        }
+        if let Some(state) = states.iter().find(|s| s.path == path && s.rtt_us.is_some()) {
+            let rtt = state.rtt_us.unwrap_or(0) as f64 / 1000.0;
+            write!(
+                f,
+                ", {}, rtt {rtt:.1} ms, loss {:.1} %",
+                state.health,
+                f64::from(state.loss_permille) / 10.0
+            )?;
+        }
         if let Some(p) = t.paths.iter().find(|p| p.path == path) {
             write!(
                 f,
@@ -267,6 +301,8 @@ mod tests {
             ts_local: vec!["10.1.0.0/16".parse().unwrap()],
             ts_remote: vec!["10.2.0.0/16".parse().unwrap(), "10.3.0.0/16".parse().unwrap()],
             addresses: AddressSet::single(path, true),
+            local_addresses: vec![],
+            remote_addresses: vec![],
             installed: 12,
             rekey_in: Some(3300),
         };
@@ -279,6 +315,9 @@ mod tests {
             spi_r: IkeSpi(0x99aa_bbcc_ddee_ff00),
             local,
             remote,
+            mobike: Version::None,
+            paths: vec![],
+            alternates: vec![],
             local_id: Some("moon".into()),
             remote_id: Some("sun".into()),
             suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),

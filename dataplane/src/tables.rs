@@ -194,11 +194,11 @@ impl Tables {
         children.map(|child| change.publish(&child.addresses, None, &guard)).count()
     }
 
-    /// Replaces the outer addresses of an SA in transport mode, where they are the packets' own, together with its
-    /// selectors: both of both directions in one store. A packet that fits the selectors before and after is never
-    /// refused meanwhile; one that only fitted them before may raise an acquire. `false`, and nothing has changed,
-    /// when there is no such SA in transport mode or the set or the selectors admit nothing.
-    pub fn set_transport(
+    /// Replaces the outer addresses of an SA together with its selectors, as when an SA in transport mode moves, whose
+    /// packets have the outer addresses: both of both directions in one store. A packet that fits the selectors before
+    /// and after is never refused meanwhile; one that only fitted them before may raise an acquire. `false`, and
+    /// nothing has changed, when there is no such SA or the set or the selectors admit nothing.
+    pub fn set_selectors(
         &self,
         id: ChildSaId,
         set: &AddressSet,
@@ -206,9 +206,7 @@ impl Tables {
         ts_remote: &[TrafficSelector],
     ) -> bool {
         let mut state = self.lock();
-        let Some(child) = state.children.get(&id).filter(|c| c.outbound.mode() == Mode::Transport) else {
-            return false;
-        };
+        let Some(child) = state.children.get(&id) else { return false };
         if set.paths.is_empty() || !admit_something(ts_local, ts_remote) {
             return false;
         }
@@ -644,24 +642,27 @@ mod tests {
         };
         assert_eq!((carrier(US), carrier("10.1.0.2")), (Some(1), None));
         let moved = addresses("10.1.0.2", PEER);
-        assert!(tables.set_transport(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
+        assert!(tables.set_selectors(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
         assert_eq!((carrier(US), carrier("10.1.0.2")), (None, Some(1)));
         let guard = pin();
         let inbound = tables.lookup_inbound(sa(1).spi_in, &guard).unwrap();
         let paths = inbound.addresses().load(&guard).unwrap();
         assert_eq!((paths.set(), paths.selectors().local()), (&moved, &[ts("10.1.0.2")][..]));
         // Once more without a change, and with what admits nothing.
-        assert!(tables.set_transport(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
+        assert!(tables.set_selectors(ChildSaId(1), &moved, &[ts("10.1.0.2")], &[ts(PEER)]));
         let mut empty = moved.clone();
         empty.paths.clear();
-        assert!(!tables.set_transport(ChildSaId(1), &empty, &[ts(US)], &[ts(PEER)]));
-        assert!(!tables.set_transport(ChildSaId(1), &moved, &[], &[ts(PEER)]));
-        assert!(!tables.set_transport(ChildSaId(2), &moved, &[ts(US)], &[ts(PEER)]), "a tunnel");
-        assert!(!tables.set_transport(ChildSaId(3), &moved, &[ts(US)], &[ts(PEER)]));
+        assert!(!tables.set_selectors(ChildSaId(1), &empty, &[ts(US)], &[ts(PEER)]));
+        assert!(!tables.set_selectors(ChildSaId(1), &moved, &[], &[ts(PEER)]));
+        assert!(
+            tables.set_selectors(ChildSaId(2), &moved, &[ts("10.1.0.8")], &[ts(PEER)]),
+            "inner addresses change"
+        );
+        assert!(!tables.set_selectors(ChildSaId(3), &moved, &[ts(US)], &[ts(PEER)]));
         assert_eq!(carrier("10.1.0.2"), Some(1));
         // Without its policy the SA still moves, and brings the new selectors when it is activated again.
         tables.remove_policy(PolicyId(1));
-        assert!(tables.set_transport(ChildSaId(1), &addresses(US, PEER), &[ts(US)], &[ts(PEER)]));
+        assert!(tables.set_selectors(ChildSaId(1), &addresses(US, PEER), &[ts(US)], &[ts(PEER)]));
         assert_eq!((carrier(US), carrier("10.1.0.2")), (None, None));
         tables.activate_outbound(ChildSaId(1));
         assert_eq!((carrier(US), carrier("10.1.0.2")), (Some(1), None));
@@ -718,7 +719,7 @@ mod tests {
         for round in 0..4000 {
             let mut set = addresses(US, PEER);
             set.paths.insert(0, addresses(US, &format!("10.2.0.{}", 2 + round % 9)).paths[0]);
-            assert!(tables.set_transport(
+            assert!(tables.set_selectors(
                 ChildSaId(1),
                 &set,
                 &first.ts_local,

@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no daemon answers.
 
+mod address;
 mod check;
 mod client;
 mod dissect;
@@ -47,14 +48,17 @@ enum Command {
     Down(TargetArgs),
     /// Rekey the IKE SA of a connection, or one child of it, and wait for the new one.
     Rekey(TargetArgs),
+    /// Change which of our addresses the SAs use, and print the peer's verdict (MOBIKE-X).
+    #[command(subcommand)]
+    Address(address::AddressCommand),
+    /// Show what is in a capture, decrypted where there are keys.
+    Dissect(dissect::DissectArgs),
     /// Show events as they happen.
     Monitor {
         /// One object a line.
         #[arg(long)]
         json: bool,
     },
-    /// Show what is in a capture, decrypted where there are keys.
-    Dissect(dissect::DissectArgs),
 }
 
 #[derive(Args, Debug)]
@@ -147,8 +151,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Up(args) => operate(Request::Up, args),
         Command::Down(args) => operate(Request::Down, args),
         Command::Rekey(args) => operate(Request::Rekey, args),
-        Command::Monitor { json } => client::monitor(&socket, json),
+        Command::Address(command) => address::address(&socket, command),
         Command::Dissect(args) => dissect::dissect(&args),
+        Command::Monitor { json } => client::monitor(&socket, json),
     }
 }
 

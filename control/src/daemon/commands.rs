@@ -10,8 +10,8 @@ use mobikex_common::sa::ChildSaId;
 use super::control_socket::ClientId;
 use super::event_loop::Daemon;
 use super::operation::Operation;
-use crate::ike::{Command, CommandError};
-use crate::protocol::{Reply, Request, Target};
+use crate::ike::{AddressAction, Command, CommandError};
+use crate::protocol::{AddressVerb, Reply, Request, Target};
 use crate::views::{PathTraffic, Sas, Stats, Traffic, connections_data, connections_text};
 
 impl Daemon {
@@ -58,6 +58,14 @@ impl Daemon {
             Request::Up(target) => return self.begin(id, target, Kind::Up),
             Request::Down(target) => return self.begin(id, target, Kind::Down),
             Request::Rekey(target) => return self.begin(id, target, Kind::Rekey),
+            Request::Address { target, action, addr, old, check, inner } => {
+                let action = match action {
+                    AddressVerb::Add => AddressAction::Add(addr),
+                    AddressVerb::Remove => AddressAction::Remove(addr),
+                    AddressVerb::Update => AddressAction::Update { old, new: addr },
+                };
+                return self.begin(id, target, Kind::Address { action, check, inner });
+            }
         };
         self.control.send(id, &reply);
     }
@@ -84,6 +92,7 @@ impl Daemon {
             },
             (Ok(()), Kind::Down) => Ok(Operation::down(target, &before)),
             (Ok(()), Kind::Rekey) => Ok(Operation::rekey(target, &before)),
+            (Ok(()), Kind::Address { .. }) => Ok(Operation::address(target)),
         };
         match operation {
             Ok(operation) => {
@@ -107,6 +116,9 @@ impl Daemon {
             }
             Kind::Down => Command::Down { connection, child },
             Kind::Rekey => Command::Rekey { connection, child },
+            Kind::Address { action, check, inner } => {
+                Command::Address { connection, child, action, check, inner }
+            }
         };
         self.endpoint.handle_command(now, command)
     }
@@ -176,4 +188,5 @@ enum Kind {
     Up,
     Down,
     Rekey,
+    Address { action: AddressAction, check: bool, inner: bool },
 }

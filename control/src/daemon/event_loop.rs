@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,19 +10,21 @@ use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
+use mobikex_common::addr::WeightedPath;
+use mobikex_common::ts::TrafficSelector;
 use mobikex_dataplane::{Dataplane, Upcall};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
 use super::control_socket::{ClientId, ControlSocket};
-use super::netlink::{Monitor, Netlink};
+use super::netlink::{Monitor, Netlink, NetlinkError};
 use super::notify::notify;
 use super::operation::Operation;
 use super::routes::Routes;
 use super::sockets::{IkeSockets, Received};
 use super::{DaemonError, Options, needs_raw_esp};
 use crate::config::{self, Config, StartAction};
-use crate::ike::{ChildEvent, Command, Endpoint, Event, Output};
+use crate::ike::{ChildEvent, Command, Endpoint, Event, LocalAddress, Output};
 use crate::logging::LogTap;
 use crate::protocol::Reply;
 
@@ -36,8 +38,9 @@ const CONTROL: Token = Token(19);
 /// How long peers have to confirm the deletion of their SAs when we end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Changes of the network come in flocks; they are looked at this long after the first.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Changes of the network come in flocks. The first is looked at at once, since a new address may be all that is
+/// missing; between two looks there is at least this time.
+const DEBOUNCE: Duration = Duration::from_millis(25);
 
 /// Upcalls handled before the sockets have their turn again.
 const UPCALLS_AT_ONCE: usize = 1024;
@@ -60,6 +63,10 @@ pub(super) struct Daemon {
     routes: Routes,
     /// When to look at the network again.
     network_at: Option<Instant>,
+    /// When that was done last.
+    network_seen: Instant,
+    /// The interface of each of our addresses.
+    devices: BTreeMap<IpAddr, u32>,
     /// When to end although peers have not answered.
     end_at: Option<Instant>,
     failure: Option<DaemonError>,
@@ -116,6 +123,8 @@ impl Daemon {
             monitor,
             routes,
             network_at: None,
+            network_seen: now,
+            devices: BTreeMap::new(),
             end_at: None,
             failure: None,
         })
@@ -182,7 +191,7 @@ impl Daemon {
                 self.serve(token);
             }
             if network && self.monitor.drain() && self.network_at.is_none() {
-                self.network_at = Some(Instant::now() + DEBOUNCE);
+                self.network_at = Some((self.network_seen + DEBOUNCE).max(Instant::now()));
             }
             let now = Instant::now();
             if self.network_at.is_some_and(|at| at <= now) {
@@ -244,12 +253,20 @@ impl Daemon {
                 Upcall::SoftLimit(id) => ChildEvent::SoftLimit(id),
                 Upcall::HardLimit(id) | Upcall::SequenceExhausted(id) => ChildEvent::HardLimit(id),
                 Upcall::FirstInbound(id) => ChildEvent::FirstInbound(id),
+                Upcall::Echo { child, echo, at, .. } => {
+                    self.endpoint.handle_echo(now, child, &echo, at);
+                    continue;
+                }
+                Upcall::NewSource { child, path } => {
+                    self.endpoint.handle_new_source(now, child, path);
+                    continue;
+                }
+                Upcall::Traffic(id) => ChildEvent::Traffic(id),
                 Upcall::Ike { local, remote, data } => {
                     self.endpoint.handle_datagram(now, local, remote, true, &data);
                     continue;
                 }
                 // Nothing asks for these yet.
-                Upcall::Traffic(_) | Upcall::NewSource { .. } | Upcall::Echo { .. } => continue,
                 Upcall::WorkerFailed(index) => {
                     error!(target: "ESP", "packet worker {index} has failed");
                     self.failure = Some(DaemonError::Worker(index));
@@ -310,7 +327,7 @@ impl Daemon {
             .map(|c| c.name.clone())
             .collect();
         self.config = config.clone();
-        self.endpoint.set_config(config);
+        self.endpoint.set_config(now, config);
         self.look_at_network();
         for connection in added {
             if let Err(error) = self.endpoint.handle_command(now, Command::Up { connection, child: None }) {
@@ -323,8 +340,9 @@ impl Daemon {
 
     /// Looks up which addresses we have and which the system would use toward each peer.
     pub(super) fn look_at_network(&mut self) {
-        match self.netlink.addresses() {
-            Ok(addresses) => self.routes.set_addresses(&mut self.netlink, addresses),
+        self.network_seen = Instant::now();
+        match self.look_at_addresses() {
+            Ok(addresses) => self.endpoint.set_network(self.network_seen, addresses),
             Err(error) => warn!(target: "NET", "{error}"),
         }
         let mark = self.config.daemon.mark;
@@ -338,6 +356,27 @@ impl Daemon {
         self.carry_out(Instant::now());
     }
 
+    /// Our addresses on interfaces that work, with where each leads.
+    fn look_at_addresses(&mut self) -> Result<Vec<LocalAddress>, NetlinkError> {
+        let addresses = self.netlink.addresses()?;
+        self.routes.set_addresses(&mut self.netlink, addresses.clone());
+        let links = self.netlink.links()?;
+        let destinations = self.netlink.destinations(self.config.daemon.table)?;
+        let tun = self.dataplane.tun_index();
+        self.devices = addresses.iter().map(|a| (a.addr, a.device)).collect();
+        let usable = addresses.into_iter().filter(|a| a.device != tun);
+        let found = usable.filter_map(|a| {
+            let reach = destinations.get(&a.device).map_or(&[][..], Vec::as_slice);
+            Some(LocalAddress {
+                addr: a.addr,
+                device: a.device,
+                interface: links.get(&a.device)?.clone(),
+                reach: reach.iter().map(|(addr, len)| TrafficSelector::prefix(*addr, *len)).collect(),
+            })
+        });
+        Ok(found.collect())
+    }
+
     /// Does what the engine asks for, then tells those who wait.
     pub(super) fn carry_out(&mut self, now: Instant) {
         let mut happened = Vec::new();
@@ -348,6 +387,14 @@ impl Daemon {
                     log_event(&event);
                     happened.push(event);
                 }
+                Output::Echo { child, path, device, encap, echo } => {
+                    let path = WeightedPath { path, device, encap, weight: 0, limited: false };
+                    if let Err(reason) = self.dataplane.send_echo(child, &path, &echo) {
+                        debug!(target: "ESP", "a probe of {} was not sent: {}", path.path, reason.name());
+                    }
+                    let sent = self.dataplane.tables().stats(child).map_or(0, |stats| stats.packets_out);
+                    self.endpoint.note_traffic(now, child, sent);
+                }
                 other => self.change_tables(other),
             }
         }
@@ -355,7 +402,8 @@ impl Daemon {
     }
 
     fn transmit(&self, local: SocketAddr, remote: SocketAddr, nat_t: bool, data: &[u8]) {
-        self.sockets.send(local, remote, nat_t, data);
+        let device = self.devices.get(&local.ip()).copied().unwrap_or(0);
+        self.sockets.send(local, remote, device, nat_t, data);
     }
 
     /// Changes the packet path and the routes into it. A route comes after what it leads to, and goes before it.
@@ -380,9 +428,17 @@ impl Daemon {
                 routes.remove_child(netlink, id);
                 tables.remove(id);
             }
+            Output::SetAddresses { children, set } => {
+                tables.set_addresses(&children, &set);
+            }
+            Output::SetSelectors { child, set, ts_local, ts_remote } => {
+                tables.set_selectors(child, &set, &ts_local, &ts_remote);
+                routes.change_child(netlink, child, &ts_local, &ts_remote);
+            }
+            Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
-            Output::Transmit { .. } | Output::Event(_) => {}
+            Output::Transmit { .. } | Output::Echo { .. } | Output::Event(_) => {}
         }
     }
 
@@ -421,10 +477,11 @@ impl Daemon {
 
 fn log_event(event: &Event) {
     match event {
-        Event::IkeUp { .. } | Event::IkeRekeyed { .. } | Event::IkeDown { .. } | Event::IkeFailed { .. } => {
-            info!(target: "IKE", "{event}");
-        }
-        _ => info!(target: "CHD", "{event}"),
+        Event::ChildUp { .. }
+        | Event::ChildRekeyed { .. }
+        | Event::ChildDown { .. }
+        | Event::ChildFailed { .. } => info!(target: "CHD", "{event}"),
+        _ => info!(target: "IKE", "{event}"),
     }
 }
 

@@ -35,6 +35,9 @@ const MONITOR_GROUPS: u32 = 0x1 | 0x10 | 0x40 | 0x100 | 0x400;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
 const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 
+/// Routes of this machine that are looked at. More than an edge router has would only be kept for nothing.
+const DESTINATIONS_MAX: usize = 65_536;
+
 /// An address prefix.
 pub type Prefix = (IpAddr, u8);
 
@@ -170,6 +173,63 @@ impl Netlink {
         }
         found.sort_by_key(|(deprecated, _)| *deprecated);
         Ok(found.into_iter().map(|(_, addr)| addr).collect())
+    }
+
+    /// Interfaces that can carry packets now, by index, with their names.
+    pub fn links(&mut self) -> Result<BTreeMap<u32, String>, NetlinkError> {
+        let answers = self.dump("list interfaces", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+        let mut links = BTreeMap::new();
+        for answer in answers {
+            let RouteNetlinkMessage::NewLink(message) = answer else { continue };
+            // Without a carrier an interface keeps its addresses but is of no use.
+            if !message.header.flags.contains(LinkFlags::Up | LinkFlags::LowerUp) {
+                continue;
+            }
+            let name = message.attributes.iter().find_map(|a| match a {
+                LinkAttribute::IfName(name) => Some(name.clone()),
+                _ => None,
+            });
+            links.insert(message.header.index, name.unwrap_or_default());
+        }
+        Ok(links)
+    }
+
+    /// Where routes of any table lead, except those of the table `without`: destinations by interface.
+    pub fn destinations(&mut self, without: u32) -> Result<BTreeMap<u32, Vec<Prefix>>, NetlinkError> {
+        let mut found: BTreeMap<u32, Vec<Prefix>> = BTreeMap::new();
+        for (family, any) in
+            [(AddressFamily::Inet, IpAddr::from([0; 4])), (AddressFamily::Inet6, IpAddr::from([0; 16]))]
+        {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            for answer in self.dump("list routes", RouteNetlinkMessage::GetRoute(request))? {
+                let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+                let (mut device, mut table, mut destination) = (None, u32::from(route.header.table), any);
+                for attribute in &route.attributes {
+                    match attribute {
+                        RouteAttribute::Oif(index) => device = Some(*index),
+                        RouteAttribute::Table(number) => table = *number,
+                        RouteAttribute::Destination(RouteAddress::Inet(addr)) => destination = (*addr).into(),
+                        RouteAttribute::Destination(RouteAddress::Inet6(addr)) => {
+                            destination = (*addr).into()
+                        }
+                        _ => {}
+                    }
+                }
+                let known = found.values().map(Vec::len).sum::<usize>();
+                if let Some(device) = device
+                    && table != without
+                    && route.header.kind == RouteType::Unicast
+                    && known < DESTINATIONS_MAX
+                {
+                    found
+                        .entry(device)
+                        .or_default()
+                        .push((destination, route.header.destination_prefix_length));
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Installs the rule for both families, in the place of left-overs.
@@ -331,15 +391,15 @@ impl Monitor {
         open().map_err(NetlinkError::Socket)
     }
 
-    /// Reads all there is; true if something changed. What changed is looked up afresh, so that notifications
-    /// lost to a full queue do no harm.
+    /// Reads all there is; true if something changed that is not our own doing. What changed is looked up afresh, so
+    /// that notifications lost to a full queue do no harm.
     pub fn drain(&mut self) -> bool {
         let mut changed = false;
         let mut buffer = Vec::with_capacity(8192);
         loop {
             buffer.clear();
             match self.socket.recv(&mut buffer, 0) {
-                Ok(_) => changed = true,
+                Ok(_) => changed |= !only_ours(&buffer),
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => changed = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => return changed,
@@ -352,6 +412,25 @@ impl AsRawFd for Monitor {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
+}
+
+/// Whether a notification tells of nothing but routes that we have installed or removed.
+fn only_ours(mut datagram: &[u8]) -> bool {
+    while datagram.len() >= 16 {
+        let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(datagram) else { return false };
+        let ours = match &message.payload {
+            NetlinkPayload::InnerMessage(
+                RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
+            ) => route.header.protocol == RouteProtocol::Other(PROTOCOL),
+            _ => false,
+        };
+        if !ours {
+            return false;
+        }
+        let length = (message.header.length as usize).next_multiple_of(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    true
 }
 
 /// Capabilities that the daemon needs (`linux/capability.h`) and does not have, by name.

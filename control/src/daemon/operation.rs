@@ -23,6 +23,8 @@ enum Goal {
     Down(Known),
     /// There is one that is not among these.
     Rekey(Known),
+    /// The peer has judged.
+    Verdict,
 }
 
 /// IKE SAs, or Child SAs if the target names a child.
@@ -57,6 +59,11 @@ impl Operation {
         Self { target, goal: Goal::Rekey(known), reason: None }
     }
 
+    /// Waits for the peer's verdict about an address.
+    pub fn address(target: Target) -> Self {
+        Self { target, goal: Goal::Verdict, reason: None }
+    }
+
     /// Takes in what happened and what there is now: the outcome, once there is one.
     pub fn step(&mut self, events: &[Event], now: &[IkeSaView]) -> Option<Result<(), String>> {
         let mut failed = None;
@@ -73,12 +80,22 @@ impl Operation {
                 {
                     failed = Some(reason.clone());
                 }
+                Event::AddressAction { ike, by_hand: true, verdict, .. }
+                    if matches!(self.goal, Goal::Verdict) && is_of(ike, &self.target.connection, '[') =>
+                {
+                    return Some(if verdict == "done" {
+                        Ok(())
+                    } else {
+                        Err(format!("the peer answers {verdict}"))
+                    });
+                }
                 _ => {}
             }
         }
         let mut of_connection = now.iter().filter(|sa| sa.name == self.target.connection).peekable();
         let live = |state: &str| matches!(state, "INSTALLED" | "REKEYING");
         let reached = match &self.goal {
+            Goal::Verdict => false,
             Goal::Up(children) => children.iter().all(|name| {
                 now.iter()
                     .filter(|sa| sa.name == self.target.connection)
@@ -156,6 +173,8 @@ mod tests {
             ts_local: vec![],
             ts_remote: vec![],
             addresses: AddressSet::single(Path { local: end, remote: end }, true),
+            local_addresses: vec![],
+            remote_addresses: vec![],
             installed: 0,
             rekey_in: None,
         };
@@ -168,6 +187,9 @@ mod tests {
             spi_r: IkeSpi(2),
             local: end,
             remote: end,
+            mobike: crate::ike::Version::None,
+            paths: vec![],
+            alternates: vec![],
             local_id: None,
             remote_id: None,
             suite: None,

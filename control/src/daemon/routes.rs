@@ -73,14 +73,29 @@ impl Routes {
         }
     }
 
+    /// A Child SA has other selectors: what is new comes before what is old goes.
+    pub fn change_child(
+        &mut self,
+        sink: &mut impl RouteSink,
+        child: ChildSaId,
+        ts_local: &[TrafficSelector],
+        ts_remote: &[TrafficSelector],
+    ) {
+        let owner = self.wanted.values().flat_map(|w| w.owners.keys()).find(|o| o.1 == Some(child)).copied();
+        let Some(owner) = owner else { return };
+        self.add(sink, owner.0, owner.1, ts_local, ts_remote);
+        let wanted: BTreeSet<Prefix> = ts_remote.iter().flat_map(TrafficSelector::prefixes).collect();
+        self.remove_owners(sink, |prefix, o| *o == owner && !wanted.contains(prefix));
+    }
+
     /// A Child SA is gone.
     pub fn remove_child(&mut self, sink: &mut impl RouteSink, child: ChildSaId) {
-        self.remove_owners(sink, |owner| owner.1 == Some(child));
+        self.remove_owners(sink, |_, owner| owner.1 == Some(child));
     }
 
     /// A policy is gone, and with it whatever its Child SAs still want.
     pub fn remove_policy(&mut self, sink: &mut impl RouteSink, policy: PolicyId) {
-        self.remove_owners(sink, |owner| owner.0 == policy);
+        self.remove_owners(sink, |_, owner| owner.0 == policy);
     }
 
     /// This host's addresses, which are candidates for the source of packets into a tunnel. The kernel drops
@@ -99,13 +114,13 @@ impl Routes {
 
     /// Removes everything.
     pub fn clear(&mut self, sink: &mut impl RouteSink) {
-        self.remove_owners(sink, |_| true);
+        self.remove_owners(sink, |_, _| true);
     }
 
-    fn remove_owners(&mut self, sink: &mut impl RouteSink, gone: impl Fn(&Owner) -> bool) {
+    fn remove_owners(&mut self, sink: &mut impl RouteSink, gone: impl Fn(&Prefix, &Owner) -> bool) {
         let (device, table) = (self.device, self.table);
         self.wanted.retain(|&prefix, wanted| {
-            wanted.owners.retain(|owner, _| !gone(owner));
+            wanted.owners.retain(|owner, _| !gone(&prefix, owner));
             if wanted.owners.is_empty() {
                 if let Err(error) = sink.remove(Route { prefix, device, table, source: None }) {
                     warn!(target: "NET", "{error}");

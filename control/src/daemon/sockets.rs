@@ -91,8 +91,9 @@ impl IkeSockets {
         true
     }
 
-    /// Sends a datagram from the socket that has `local`'s port and family.
-    pub(super) fn send(&self, local: SocketAddr, remote: SocketAddr, nat_t: bool, data: &[u8]) {
+    /// Sends a datagram from the socket that has `local`'s port and family, by the interface `device` (0: the system
+    /// chooses).
+    pub(super) fn send(&self, local: SocketAddr, remote: SocketAddr, device: u32, nat_t: bool, data: &[u8]) {
         let fits = |port: &&Port| {
             let bound = port.socket.local_addr();
             bound.port() == local.port() && bound.is_ipv4() == local.is_ipv4()
@@ -101,7 +102,7 @@ impl IkeSockets {
             return warn!(target: "NET", "no socket to send from {local}");
         };
         let marked = nat_t.then(|| [&NON_ESP_MARKER[..], data].concat());
-        if let Err(error) = port.socket.send_to(local, remote, 0, marked.as_deref().unwrap_or(data), 0) {
+        if let Err(error) = port.socket.send_to(local, remote, device, marked.as_deref().unwrap_or(data), 0) {
             warn!(target: "NET", "sending from {local} to {remote} failed: {error}");
         }
     }

@@ -10,12 +10,15 @@ use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
 use mobikex_common::spi::Spi;
 use mobikex_common::ts::TrafficSelector;
+use std::collections::BTreeMap;
 use tracing::info;
 
+use super::addresses::{Halves, Outer, OuterView};
 use super::ctx::{Ctx, Effect};
 use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
 use super::sa::{Exchange, IkeSa, Task};
+use super::sets::Check;
 use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
@@ -73,7 +76,18 @@ pub(super) struct ChildSa {
     pub(super) spi_out: Spi,
     pub(super) ts_local: Vec<TrafficSelector>,
     pub(super) ts_remote: Vec<TrafficSelector>,
+    /// What the packet path has.
     pub(super) addresses: AddressSet,
+    /// What both sides have told each other.
+    pub(super) halves: Halves,
+    /// Addresses that the peer has replaced by one that is not checked yet.
+    pub(super) leaving: Vec<Outer>,
+    /// Paths from which packets may still arrive, and until when.
+    pub(super) retired: Vec<(Path, Instant)>,
+    /// When one of the addresses begins or ends.
+    pub(super) timed_at: Option<Instant>,
+    /// An action has changed the inner addresses.
+    pub(super) selectors_changed: bool,
     pub(super) state: ChildState,
     /// Whether we send on it (or wait until the peer does).
     pub(super) outbound: bool,
@@ -123,7 +137,45 @@ impl ChildSa {
         }
     }
 
-    pub(super) fn view(&self, now: Instant) -> ChildSaView {
+    /// Makes the next comparison of address sets find a difference.
+    pub(super) fn touch(&mut self) {
+        if self.selectors_changed {
+            self.addresses.paths.clear();
+        }
+    }
+
+    /// What our policy lets the peer's side of this SA be.
+    pub(super) fn permitted_remote(&self) -> Vec<TrafficSelector> {
+        let any = |ts: &TrafficSelector| {
+            let all = if ts.is_ipv4() {
+                [TrafficSelector::ANY_V4, TrafficSelector::ANY_V6]
+            } else {
+                [TrafficSelector::ANY_V6, TrafficSelector::ANY_V4]
+            };
+            all.map(|any| TrafficSelector { start: any.start, end: any.end, ..*ts })
+        };
+        self.config
+            .remote_ts
+            .iter()
+            .flat_map(|pattern| match pattern {
+                TsPattern::Fixed(ts) => vec![*ts],
+                TsPattern::Dynamic(ts) => any(ts).to_vec(),
+            })
+            .collect()
+    }
+
+    pub(super) fn view(&self, now: Instant, checks: &BTreeMap<SocketAddr, Check>) -> ChildSaView {
+        let view = |outer: &Outer, check: Option<Check>| OuterView {
+            addr: outer.addr,
+            preference: outer.preference,
+            state: match check {
+                _ if outer.unreachable => "unreachable",
+                _ if outer.starts.is_some_and(|at| at > now) => "not yet",
+                _ if outer.ends.is_some_and(|at| at <= now) => "over",
+                Some(Check::Open) => "being checked",
+                _ => "in use",
+            },
+        };
         ChildSaView {
             id: self.id,
             name: self.config.name.clone(),
@@ -141,6 +193,13 @@ impl ChildSa {
             ts_local: self.ts_local.clone(),
             ts_remote: self.ts_remote.clone(),
             addresses: self.addresses.clone(),
+            local_addresses: self.halves.local.iter().map(|o| view(o, None)).collect(),
+            remote_addresses: self
+                .halves
+                .remote
+                .iter()
+                .map(|o| view(o, checks.get(&o.addr).copied()))
+                .collect(),
             installed: now.saturating_duration_since(self.installed_at).as_secs(),
             rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),
         }
@@ -184,18 +243,19 @@ impl IkeSa {
             (None, Some(trap)) => trap,
             (None, None) => ctx.ids.policy(),
         };
-        let addresses = match old {
-            // A rekeyed SA inherits the addresses of the one that it replaces.
-            Some(old) => old.addresses.clone(),
-            None => AddressSet::single(Path { local: self.local, remote: self.remote }, self.encap),
+        // A rekeyed SA inherits the addresses of the one that it replaces.
+        let (halves, leaving, retired) = match old {
+            Some(old) => (old.halves.clone(), old.leaving.clone(), old.retired.clone()),
+            None => (self.initial_halves(ctx), Vec::new(), Vec::new()),
         };
+        let addresses = AddressSet::single(self.current(), self.encap);
         let outbound = we_initiated || old.is_none();
         let (keys_out, keys_in) = if we_initiated {
             (keymat.initiator, keymat.responder)
         } else {
             (keymat.responder, keymat.initiator)
         };
-        let child = ChildSa {
+        let mut child = ChildSa {
             id,
             policy,
             mode: agreed.mode,
@@ -205,6 +265,11 @@ impl IkeSa {
             ts_local: agreed.ts_local,
             ts_remote: agreed.ts_remote,
             addresses,
+            halves,
+            leaving,
+            retired,
+            timed_at: None,
+            selectors_changed: false,
             state: ChildState::Installed,
             outbound,
             peer_rekey: None,
@@ -215,6 +280,7 @@ impl IkeSa {
             expire_at: (!config.life_time.is_zero()).then(|| ctx.now + config.life_time),
             config,
         };
+        child.addresses = self.address_set(ctx, &child);
         let params = ChildSaParams {
             id,
             policy,

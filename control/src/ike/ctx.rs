@@ -1,6 +1,6 @@
 //! What an IKE SA may touch outside itself while it handles one input.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
 use super::child::ChildSa;
+use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
 use super::sa::{IkeSa, Task};
@@ -56,6 +57,8 @@ pub(super) enum Effect {
     /// Other IKE SAs between the same identities go. With `lost` the peer has said that it holds none of them any
     /// more (INITIAL_CONTACT, RFC 7296 2.4); otherwise our policy is to have only one, and the peer is told.
     OnlyThis { keep: u32, peer: String, local: String, lost: bool },
+    /// An IKE SA was changed by a message to another one and may have something to do.
+    RunTasks(u32),
     /// Set a connection up again after its SA was lost.
     Restart { connection: String, child: Option<String> },
 }
@@ -72,6 +75,10 @@ pub(super) struct Ctx<'a> {
     pub(super) ids: &'a mut Ids,
     pub(super) traps: &'a HashMap<(String, String), PolicyId>,
     pub(super) notices: &'a mut Notices,
+    /// This machine's addresses.
+    pub(super) network: &'a Network,
+    /// All IKE SAs but the one that is at work.
+    pub(super) others: &'a mut BTreeMap<u32, IkeSa>,
     pub(super) effects: Vec<Effect>,
 }
 

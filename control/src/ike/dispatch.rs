@@ -1,5 +1,7 @@
 //! From a datagram to a handler: the window first, then the integrity check, then the state.
 
+use std::net::SocketAddr;
+
 use mobikex_common::wire::ike::parse_chain;
 use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 use tracing::{debug, info};
@@ -42,20 +44,26 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         header: &Header,
-        addresses: (std::net::SocketAddr, std::net::SocketAddr, bool),
+        addresses: (SocketAddr, SocketAddr, bool),
         datagram: &[u8],
     ) -> Handled {
         if header.exchange == ExchangeType::IKE_SA_INIT {
-            return self.handle_init_message(ctx, header, datagram);
+            return self.handle_init_message(ctx, header, (addresses.0, addresses.1), datagram);
         }
         if header.flags.response {
-            self.handle_response(ctx, header, datagram)
+            self.handle_response(ctx, header, (addresses.0, addresses.1), datagram)
         } else {
             self.handle_request(ctx, header, addresses, datagram)
         }
     }
 
-    fn handle_init_message(&mut self, ctx: &mut Ctx<'_>, header: &Header, datagram: &[u8]) -> Handled {
+    fn handle_init_message(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        addresses: (SocketAddr, SocketAddr),
+        datagram: &[u8],
+    ) -> Handled {
         if !permitted(&self.state, header.exchange, header.flags.response) || header.message_id != 0 {
             return Ok(Err(Ignored::WrongState));
         }
@@ -63,7 +71,7 @@ impl IkeSa {
             return Ok(Err(Ignored::NotAuthentic));
         };
         debug!(target: "ENC", "{} parsed IKE_SA_INIT response 0 {}", self.name(), rules::show(&payloads));
-        self.handle_init_response(ctx, header.responder_spi, datagram, &payloads).map(Ok)
+        self.handle_init_response(ctx, header.responder_spi, addresses, datagram, &payloads).map(Ok)
     }
 
     /// Verifies and decrypts with the peer's keys. The inner chain may still be malformed: then the peer, which
@@ -80,7 +88,7 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         header: &Header,
-        addresses: (std::net::SocketAddr, std::net::SocketAddr, bool),
+        addresses: (SocketAddr, SocketAddr, bool),
         datagram: &[u8],
     ) -> Handled {
         let retransmission = header.message_id.checked_add(1) == Some(self.expected_request);
@@ -105,7 +113,10 @@ impl IkeSa {
         if header.exchange == ExchangeType::IKE_AUTH {
             // The initiator may have moved to the port with the marker (RFC 7296 2.23).
             (self.local, self.remote, self.nat_t) = addresses;
+        } else {
+            self.follow_nat(ctx, (addresses.0, addresses.1));
         }
+        self.answer_over = Some(addresses);
         let payloads = match payloads {
             Ok(payloads) => payloads,
             Err(error) => {
@@ -126,16 +137,19 @@ impl IkeSa {
         }
         let done = match header.exchange {
             ExchangeType::IKE_AUTH => self.handle_auth_request(ctx, &payloads, proof),
-            ExchangeType::INFORMATIONAL => match self.handle_informational_request(ctx, &payloads, proof) {
-                Ok(answer) => self.answer(ctx, header.exchange, &answer),
-                Err(reason) => {
-                    let _ = self.send_response(ctx, header.exchange, &[]);
-                    self.yield_to_peer_rekey(ctx);
-                    Err(self.close(ctx, &reason, false))
+            ExchangeType::INFORMATIONAL => {
+                match self.handle_informational_request(ctx, &payloads, (addresses.0, addresses.1), proof) {
+                    Ok(answer) => self.answer(ctx, header.exchange, &answer),
+                    Err(reason) => {
+                        let _ = self.send_response(ctx, header.exchange, &[]);
+                        self.yield_to_peer_rekey(ctx);
+                        Err(self.close(ctx, &reason, false))
+                    }
                 }
-            },
+            }
             _ => self.handle_create_child_request(ctx, &payloads, proof),
         };
+        self.answer_over = None;
         done?;
         self.run_tasks(ctx);
         Ok(Ok(()))
@@ -192,7 +206,13 @@ impl IkeSa {
         Ok(Ok(()))
     }
 
-    fn handle_response(&mut self, ctx: &mut Ctx<'_>, header: &Header, datagram: &[u8]) -> Handled {
+    fn handle_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        header: &Header,
+        addresses: (SocketAddr, SocketAddr),
+        datagram: &[u8],
+    ) -> Handled {
         if self.pending.as_ref().map(|p| p.message_id) != Some(header.message_id) {
             return Ok(Err(Ignored::OutsideWindow));
         }
@@ -210,6 +230,10 @@ impl IkeSa {
         };
         debug!(target: "ENC", "{} parsed {} response {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
         let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
+        let only_there = pending.targets == 1;
+        if !only_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
+            self.found_working(addresses);
+        }
         match pending.exchange {
             Exchange::Init => {}
             Exchange::Auth => self.handle_auth_response(ctx, &payloads, proof)?,
@@ -219,7 +243,7 @@ impl IkeSa {
                     info!(target: "IKE", "{} rekeying failed: {error}", self.name());
                 }
             }
-            other => self.handle_informational_response(ctx, other)?,
+            other => self.handle_informational_response(ctx, other, &payloads, only_there)?,
         }
         self.run_tasks(ctx);
         Ok(Ok(()))

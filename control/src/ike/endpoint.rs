@@ -6,8 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mobikex_common::addr::Path;
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::{IkeSpi, SpiAllocator};
+use mobikex_common::wire::echo::Echo;
 use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, parse_chain};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -20,16 +22,22 @@ use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect, Ids};
 use super::dispatch::Ignored;
+use super::mobike_x::{Request, Scope, Wish};
+use super::network::{LocalAddress, Network};
 use super::notices::Notices;
 use super::output::{IkeSaView, Output};
 use super::responder::InitOutcome;
 use super::rules::{self, notify};
 use super::sa::{Gone, IkeSa, State, Task};
+use super::versions::{self, Version};
 use crate::config::{Config, Connection, StartAction};
 
 /// An SA that we started this recently may cross one that the peer starts: both stay, rather than each side
 /// removing the other's.
 const BOTH_STARTED: Duration = Duration::from_secs(5);
+
+/// Pairs of addresses that are tried to set up a connection.
+const MAX_PAIRS: usize = 8;
 
 fn shared(config: &Config) -> Vec<Arc<Connection>> {
     config.connections.iter().cloned().map(Arc::new).collect()
@@ -59,8 +67,37 @@ pub enum Command {
         /// Child name.
         child: Option<String>,
     },
+    /// An action on addresses of an established connection, by hand. Its verdict comes as an event.
+    Address {
+        /// Connection name.
+        connection: String,
+        /// Child name; the IKE SA and all its Child SAs if absent.
+        child: Option<String>,
+        /// What to do.
+        action: AddressAction,
+        /// Only ask whether the peer would.
+        check: bool,
+        /// Inner addresses rather than outer ones.
+        inner: bool,
+    },
     /// Delete everything with the peers.
     Shutdown,
+}
+
+/// An action on our addresses (MOBIKE-X 5.1, 5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressAction {
+    /// Use it too.
+    Add(IpAddr),
+    /// Use it no more.
+    Remove(IpAddr),
+    /// Replace one, or all, by another.
+    Update {
+        /// The one to be replaced; all if absent.
+        old: Option<IpAddr>,
+        /// The one to use instead.
+        new: IpAddr,
+    },
 }
 
 /// Why a command could not be started.
@@ -91,6 +128,8 @@ pub enum ChildEvent {
     HardLimit(ChildSaId),
     /// The first authentic packet came in: the peer uses the SA.
     FirstInbound(ChildSaId),
+    /// It sends again after a pause.
+    Traffic(ChildSaId),
 }
 
 /// Messages that were not acted on.
@@ -133,6 +172,7 @@ pub struct Endpoint {
     traps: HashMap<(String, String), PolicyId>,
     cookies: Cookies,
     sources: HashMap<IpAddr, IpAddr>,
+    network: Network,
     attempts: HashMap<String, u32>,
     counters: IkeCounters,
     notices: Notices,
@@ -158,6 +198,7 @@ impl Endpoint {
             traps: HashMap::new(),
             cookies,
             sources: HashMap::new(),
+            network: Network::default(),
             attempts: HashMap::new(),
             counters: IkeCounters::default(),
             notices: Notices::new(now),
@@ -168,7 +209,7 @@ impl Endpoint {
 
     /// Takes up a new configuration. Established SAs keep what they were negotiated with (RFC 7296 has no
     /// notion of changing it); traps that are no longer configured go.
-    pub fn set_config(&mut self, config: Config) {
+    pub fn set_config(&mut self, now: Instant, config: Config) {
         self.connections = shared(&config);
         self.config = Arc::new(config);
         let config = self.config.clone();
@@ -184,6 +225,23 @@ impl Endpoint {
             }
         }
         self.install_traps();
+        self.end_mobike_x(now);
+    }
+
+    /// Ends MOBIKE-X on SAs whose connection does not allow it any more (MOBIKE-X 7.1.2).
+    fn end_mobike_x(&mut self, now: Instant) {
+        let over = |sa: &IkeSa| {
+            let conn = self.config.connection(&sa.conn.name);
+            sa.mobility.version == Version::MobikeX
+                && conn.is_some_and(|c| !versions::allowed(c).contains(&Version::MobikeX))
+        };
+        let ids: Vec<u32> = self.sas.values().filter(|sa| over(sa)).map(|sa| sa.id).collect();
+        for id in ids {
+            self.with_sa(now, id, |sa, ctx| {
+                sa.add_task(ctx, Task::MobikeNone);
+                Ok(())
+            });
+        }
     }
 
     fn install_traps(&mut self) {
@@ -228,7 +286,49 @@ impl Endpoint {
 
     /// The peers for which [`Self::set_route_source`] is wanted.
     pub fn remote_addresses(&self) -> Vec<IpAddr> {
-        self.config.connections.iter().filter_map(Connection::remote_addr).collect()
+        self.config.connections.iter().flat_map(Connection::remote_singles).collect()
+    }
+
+    /// Tells which addresses this machine has. What is different from before is told to the peers.
+    pub fn set_network(&mut self, now: Instant, addresses: Vec<LocalAddress>) {
+        if !self.network.set(addresses) {
+            return;
+        }
+        for id in self.sas.keys().copied().collect::<Vec<_>>() {
+            self.with_sa(now, id, |sa, ctx| {
+                if sa.peer().is_some() && sa.rekeyed_by.is_none() && sa.mobility.version != Version::None {
+                    sa.mobility.refused.clear();
+                    sa.refresh(ctx);
+                    sa.add_task(ctx, Task::Reconcile);
+                }
+                Ok(())
+            });
+        }
+    }
+
+    /// Pairs of addresses by which a peer may be reached, the most promising first.
+    fn pairs_for(&self, conn: &Connection) -> Vec<Path> {
+        let (port, remote_port) = (self.config.daemon.port, conn.remote_port);
+        let mut pairs: Vec<Path> = Vec::new();
+        let mut push = |local: IpAddr, remote: IpAddr| {
+            let path = Path { local: (local, port).into(), remote: (remote, remote_port).into() };
+            if local.is_ipv4() == remote.is_ipv4() && pairs.len() < MAX_PAIRS && !pairs.contains(&path) {
+                pairs.push(path);
+            }
+        };
+        let remotes: Vec<IpAddr> = conn.remote_singles().collect();
+        for remote in &remotes {
+            // What is configured, or else what the system would choose.
+            if let Some(local) = conn.local_addr(*remote).or_else(|| self.sources.get(remote).copied())
+                && self.network.has(local)
+            {
+                push(local, *remote);
+            }
+        }
+        for local in self.network.usable(conn) {
+            remotes.iter().filter(|r| local.reaches(**r)).for_each(|r| push(local.addr, *r));
+        }
+        pairs
     }
 
     fn local_for(&self, conn: &Connection) -> Option<IpAddr> {
@@ -296,6 +396,8 @@ impl Endpoint {
             ids: &mut self.ids,
             traps: &self.traps,
             notices: &mut self.notices,
+            network: &self.network,
+            others: &mut self.sas,
             effects: Vec::new(),
         };
         let result = work(&mut ctx);
@@ -348,6 +450,12 @@ impl Endpoint {
                 Effect::Supersede { id, by } => {
                     self.with_sa(now, id, |sa, ctx| {
                         sa.mark_rekeyed(ctx, by);
+                        Ok(())
+                    });
+                }
+                Effect::RunTasks(id) => {
+                    self.with_sa(now, id, |sa, ctx| {
+                        sa.run_tasks(ctx);
                         Ok(())
                     });
                 }
@@ -616,19 +724,54 @@ impl Endpoint {
     pub fn handle_child_event(&mut self, now: Instant, event: ChildEvent) {
         let child = match event {
             ChildEvent::Acquire(policy) => return self.acquire(now, policy),
-            ChildEvent::SoftLimit(id) | ChildEvent::HardLimit(id) | ChildEvent::FirstInbound(id) => id,
+            ChildEvent::SoftLimit(id)
+            | ChildEvent::HardLimit(id)
+            | ChildEvent::FirstInbound(id)
+            | ChildEvent::Traffic(id) => id,
         };
-        let owner = self.sas.values().find(|sa| sa.children.iter().any(|c| c.id == child)).map(|sa| sa.id);
-        let Some(owner) = owner else { return };
+        let Some(owner) = self.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             match event {
                 ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
                 ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
                 ChildEvent::FirstInbound(id) => sa.activate(ctx, id),
+                ChildEvent::Traffic(_) => sa.traffic_begins(ctx),
                 ChildEvent::Acquire(_) => {}
             }
             Ok(())
         });
+    }
+
+    /// The answer to an echo request of ours, received at `at`.
+    pub fn handle_echo(&mut self, now: Instant, child: ChildSaId, echo: &Echo, at: Instant) {
+        let Some(owner) = self.owner(child) else { return };
+        self.with_sa(now, owner, |sa, ctx| {
+            sa.handle_echo(ctx, echo, at);
+            sa.run_tasks(ctx);
+            Ok(())
+        });
+    }
+
+    /// How many packets a Child SA has sent, told whenever it carries an echo.
+    pub fn note_traffic(&mut self, now: Instant, child: ChildSaId, packets: u64) {
+        let Some(owner) = self.owner(child) else { return };
+        self.with_sa(now, owner, |sa, _| {
+            sa.mobility.table.note_traffic(packets);
+            Ok(())
+        });
+    }
+
+    /// The newest authentic ESP packet came from an address or port of the peer that is not in the SA's set.
+    pub fn handle_new_source(&mut self, now: Instant, child: ChildSaId, path: Path) {
+        let Some(owner) = self.owner(child) else { return };
+        self.with_sa(now, owner, |sa, ctx| {
+            sa.new_source(ctx, path);
+            Ok(())
+        });
+    }
+
+    fn owner(&self, child: ChildSaId) -> Option<u32> {
+        self.sas.values().find(|sa| sa.children.iter().any(|c| c.id == child)).map(|sa| sa.id)
     }
 
     fn acquire(&mut self, now: Instant, policy: PolicyId) {
@@ -664,6 +807,9 @@ impl Endpoint {
                     Some(id) => Task::RekeyChild(id),
                     None => Task::RekeyIke,
                 })
+            }
+            Command::Address { connection, child, action, check, inner } => {
+                self.address(now, &connection, child.as_deref(), action, (check, inner))
             }
             Command::Shutdown => {
                 for id in self.sas.keys().copied().collect::<Vec<_>>() {
@@ -726,19 +872,18 @@ impl Endpoint {
         let remote = conn
             .remote_addr()
             .ok_or(CommandError::NoAddress(name.into(), "remote_addrs names no single address"))?;
-        let local = self
-            .local_for(&conn)
-            .ok_or(CommandError::NoAddress(name.into(), "there is no route to the peer"))?;
-        let local = SocketAddr::new(local, self.config.daemon.port);
-        let remote = SocketAddr::new(remote, conn.remote_port);
+        let pairs = self.pairs_for(&conn);
+        if pairs.is_empty() {
+            return Err(CommandError::NoAddress(name.into(), "there is no route to the peer"));
+        }
         let known = |sa: &IkeSa| {
             let same =
                 |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
-            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote.ip())
+            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote)
         };
         let first_contact = !self.sas.values().any(known);
         let (started, effects) =
-            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), local, remote, wanted));
+            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));
         self.apply(now, effects);
         match started {
             Ok(mut sa) => {
@@ -748,6 +893,47 @@ impl Endpoint {
             }
             Err(error) => Err(CommandError::Failed(name.into(), error.to_string())),
         }
+    }
+
+    fn address(
+        &mut self,
+        now: Instant,
+        name: &str,
+        child: Option<&str>,
+        action: AddressAction,
+        (check, inner): (bool, bool),
+    ) -> Result<(), CommandError> {
+        let refuse = |reason: &str| Err(CommandError::Failed(name.into(), reason.into()));
+        let live = |sa: &&IkeSa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.peer().is_some();
+        let Some(sa) = self.sas.values().find(live) else { return Err(CommandError::NoSa(name.into())) };
+        if sa.mobility.version != Version::MobikeX {
+            return refuse(
+                "MOBIKE-X is not agreed with the peer, so that addresses cannot be changed one by one",
+            );
+        }
+        let scope = match child {
+            None if inner => return refuse("inner addresses belong to a child: name it as CONNECTION/CHILD"),
+            None => Scope::All,
+            Some(child) => {
+                let found = sa.children.iter().find(|c| c.is_live() && c.config.name == child);
+                match found {
+                    Some(found) => Scope::Child(found.id),
+                    None => return Err(CommandError::NoSa(format!("{name}/{child}"))),
+                }
+            }
+        };
+        let wish = match action {
+            AddressAction::Add(addr) => Wish::Add(Some(addr)),
+            AddressAction::Remove(addr) => Wish::Remove(addr),
+            AddressAction::Update { old, new } => Wish::Update { old, new: Some(new) },
+        };
+        let request = Request { wish, scope, inner, check, by_hand: true };
+        let id = sa.id;
+        self.with_sa(now, id, |sa, ctx| {
+            sa.add_task(ctx, Task::Address(request));
+            Ok(())
+        });
+        Ok(())
     }
 
     /// Gives a task to every SA of a connection, or to every child of a name.

@@ -1,4 +1,6 @@
-//! INFORMATIONAL: liveness and DELETE (RFC 7296 1.4).
+//! INFORMATIONAL: liveness, DELETE (RFC 7296 1.4), and what concerns addresses (`mobike`).
+
+use std::net::SocketAddr;
 
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::wire::ike::{Delete, ExchangeType, Payload, ProtocolId};
@@ -39,6 +41,7 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         payloads: &[Payload],
+        addresses: (SocketAddr, SocketAddr),
         _proof: Protected,
     ) -> Result<Vec<Payload>, String> {
         let mut answer_spis = Vec::new();
@@ -72,18 +75,20 @@ impl IkeSa {
                 }
             }
         }
-        Ok(if answer_spis.is_empty() {
-            Vec::new()
-        } else {
-            vec![Payload::Delete(Delete { protocol: ProtocolId::ESP, spis: answer_spis })]
-        })
+        let mut answer = self.handle_mobility_request(ctx, payloads, addresses);
+        if !answer_spis.is_empty() {
+            answer.push(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis: answer_spis }));
+        }
+        Ok(answer)
     }
 
-    /// The answer to a DELETE or a liveness check of ours.
+    /// The answer to a request of ours. `only_there` says that the request went over one pair of addresses alone.
     pub(super) fn handle_informational_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         exchange: Exchange,
+        payloads: &[Payload],
+        only_there: bool,
     ) -> Result<(), Gone> {
         match exchange {
             Exchange::DeleteChild(id) => {
@@ -91,7 +96,16 @@ impl IkeSa {
                 Ok(())
             }
             Exchange::DeleteIke(reason) => Err(self.close(ctx, &reason, false)),
-            _ => Ok(()),
+            Exchange::Update(update) => self.handle_update_response(ctx, &update, payloads, only_there),
+            Exchange::Actions(actions) => self.handle_actions_response(ctx, &actions, payloads, only_there),
+            Exchange::Negotiate(version) => self.handle_negotiation_response(ctx, version, payloads),
+            Exchange::Check { remote, cookie, rebound } => {
+                self.handle_check_response(ctx, (remote, &cookie, rebound), payloads, only_there)
+            }
+            _ => {
+                self.note_nat(ctx, payloads);
+                Ok(())
+            }
         }
     }
 }

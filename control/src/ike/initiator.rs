@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mobikex_common::addr::Path;
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
@@ -28,10 +29,12 @@ impl IkeSa {
     pub(super) fn initiate(
         ctx: &mut Ctx<'_>,
         conn: Arc<Connection>,
-        local: SocketAddr,
-        remote: SocketAddr,
+        pairs: Vec<Path>,
         wanted: Vec<String>,
     ) -> Result<Self, IkeError> {
+        let first =
+            *pairs.first().ok_or_else(|| IkeError::NoProposal("there is no pair of addresses".into()))?;
+        let (local, remote) = (first.local, first.remote);
         let method = conn.proposals.first().and_then(|p| p.kes.first()).copied();
         let method = method.ok_or_else(|| IkeError::NoProposal("the connection has no proposals".into()))?;
         let spi = IkeSpi::random(ctx.rng);
@@ -40,6 +43,8 @@ impl IkeSa {
             method,
             ni: ctx.nonce(),
             request: Vec::new(),
+            sent: Vec::new(),
+            pairs,
             cookie: None,
             rounds: 0,
         });
@@ -59,26 +64,52 @@ impl IkeSa {
         payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
         payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
         payloads.push(Payload::Nonce(init.ni.clone()));
-        payloads.extend(self.nat_detection());
+        payloads.extend(self.nat_detection(self.local, self.remote));
         // Every round of IKE_SA_INIT has message ID 0 (RFC 7296 2.2).
         self.next_request = 0;
         let request = self.send_request(ctx, ExchangeType::IKE_SA_INIT, Exchange::Init, &payloads)?;
+        let path = self.current();
         if let State::InitSent(init) = &mut self.state {
+            init.sent = vec![(path, request.clone())];
             init.request = request;
             init.rounds += 1;
         }
         Ok(())
     }
 
-    /// NAT_DETECTION of our message. With `encap` the source is made to look translated, so that the peer
-    /// encapsulates too; an all-zero port does that without lying about the address family.
-    pub(super) fn nat_detection(&self) -> [Payload; 2] {
-        let source = if self.conn.encap { SocketAddr::new(self.local.ip(), 0) } else { self.local };
-        let hash = |addr| nat_hash(self.spi_i, self.spi_r, addr).to_vec();
-        [
-            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, hash(source))),
-            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP, hash(self.remote))),
-        ]
+    /// A first message again, over the next pair of addresses. It names its addresses in NAT_DETECTION, so each pair
+    /// has a message of its own.
+    pub(super) fn send_init_elsewhere(&mut self, ctx: &mut Ctx<'_>) {
+        let State::InitSent(init) = &self.state else { return };
+        let attempts = self.pending.as_ref().map_or(0, |p| p.attempts) as usize;
+        let Some(path) = init.pairs.get(attempts % init.pairs.len().max(1)).copied() else { return };
+        if let Some((_, message)) = init.sent.iter().find(|(p, _)| *p == path) {
+            return ctx.transmit(path.local, path.remote, self.nat_t, message.clone());
+        }
+        debug!(target: "IKE", "{} trying {path}", self.name());
+        let mut payloads = Vec::new();
+        if let Some(cookie) = &init.cookie {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone())));
+        }
+        payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
+        payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
+        payloads.push(Payload::Nonce(init.ni.clone()));
+        payloads.extend(self.nat_detection(path.local, path.remote));
+        let message = self.plain_request(&payloads);
+        ctx.transmit(path.local, path.remote, self.nat_t, message.clone());
+        if let State::InitSent(init) = &mut self.state {
+            init.sent.push((path, message));
+        }
+    }
+
+    /// The pair over which a first answer came is the one that works; the peer's AUTH covers what it received there.
+    fn settle_pair(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
+        let State::InitSent(init) = &mut self.state else { return };
+        let found = init.sent.iter().find(|(p, _)| p.local == local && p.remote == remote).cloned();
+        if let Some((path, message)) = found {
+            init.request = message;
+            (self.local, self.remote) = (path.local, path.remote);
+        }
     }
 
     /// Learns from the peer's NAT_DETECTION whether ESP needs UDP. Returns whether the peer can do it.
@@ -95,11 +126,19 @@ impl IkeSa {
         if !supported {
             return false;
         }
+        let before = (self.encap, self.behind_nat);
         let remote = nat_hash(self.spi_i, self.spi_r, self.remote);
         let local = nat_hash(self.spi_i, self.spi_r, self.local);
         let peer_behind_nat = !hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == remote);
+        // An all-zero port is how encapsulation is asked for without a NAT.
+        let asked = nat_hash(self.spi_i, self.spi_r, SocketAddr::new(self.remote.ip(), 0));
+        self.peer_behind_nat =
+            peer_behind_nat && !hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == asked);
         self.behind_nat = !hashes(NotifyType::NAT_DETECTION_DESTINATION_IP).any(|h| h == local);
         self.encap = self.conn.encap || peer_behind_nat || self.behind_nat;
+        if before == (self.encap, self.behind_nat) {
+            return true;
+        }
         if self.behind_nat {
             info!(target: "IKE", "{} local host is behind NAT, sending keep alives", self.name());
         } else if self.conn.encap {
@@ -117,9 +156,11 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         spi_r: IkeSpi,
+        addresses: (SocketAddr, SocketAddr),
         datagram: &[u8],
         payloads: &[Payload],
     ) -> Result<(), Gone> {
+        self.settle_pair(addresses);
         let State::InitSent(init) = &mut self.state else { return Ok(()) };
         if let Some(cookie) = notify(payloads, NotifyType::COOKIE) {
             let usable = (1..=64).contains(&cookie.data.len()) && init.rounds < MAX_ROUNDS;
@@ -203,15 +244,20 @@ impl IkeSa {
         info!(target: "CFG", "{} selected proposal: {suite}", self.name());
         self.suite = Some(suite);
         self.keys = Some(keys);
-        if supports_nat && self.encap {
+        self.discards_data = payloads.iter().any(|p| match p {
+            Payload::VendorId(id) => id.starts_with(b"OpenIKED"),
+            _ => false,
+        });
+        // Who may move changes ports now, so that a NAT on a later path needs no change (RFC 4555 3.3).
+        let may_move = !super::versions::allowed(&self.conn).is_empty();
+        self.encap &= supports_nat;
+        if supports_nat && (self.encap || may_move) {
             // From here on everything runs on the port with the marker (RFC 7296 2.23).
             self.nat_t = true;
             self.local.set_port(ctx.config.daemon.port_nat_t);
             if self.remote.port() == 500 {
                 self.remote.set_port(4500);
             }
-        } else {
-            self.encap = false;
         }
         self.pending = None;
         self.send_auth(ctx, handshake)
@@ -245,6 +291,7 @@ impl IkeSa {
         };
         let offer = self.offer_child(ctx, Arc::new(config), None, handshake.ni.clone())?;
         payloads.extend(request_payloads(&offer, false));
+        payloads.extend(self.offer_mobility(ctx));
         self.local_id = Some(local_id.clone());
         self.state = State::AuthSent(AuthSent { handshake, local_id, child: Some(offer) });
         info!(target: "IKE", "establishing CHILD_SA {}", self.name());
@@ -267,6 +314,9 @@ impl IkeSa {
         else {
             return Ok(());
         };
+        if let Err(error) = self.conclude_mobility(ctx, payloads) {
+            return Err(self.close(ctx, &error.to_string(), false));
+        }
         self.come_up(ctx, peer, false);
         if let Some(offer) = child {
             self.finish_child(ctx, offer, payloads, &handshake.nr);

@@ -7,6 +7,7 @@
 //! check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH check makes.
 //! What an SA wants done leaves through [`Output`].
 
+mod addresses;
 mod auth;
 mod child;
 mod cookie;
@@ -19,16 +20,26 @@ mod error;
 mod informational;
 mod initiator;
 mod keys;
+mod mobike;
+mod mobike_x;
+mod mobility;
 mod narrow;
+mod network;
 mod notices;
 mod output;
+mod path_table;
 mod rekey_ike;
 mod responder;
 mod rules;
 mod sa;
 mod select;
+mod sets;
+mod versions;
 
 pub use auth::AuthenticatedPeer;
-pub use endpoint::{ChildEvent, Command, CommandError, Endpoint, IkeCounters};
+pub use endpoint::{AddressAction, ChildEvent, Command, CommandError, Endpoint, IkeCounters};
 pub use error::IkeError;
-pub use output::{ChildSaView, Event, IkeSaView, Output};
+pub use network::LocalAddress;
+pub use output::{ChildSaView, Event, IkeSaView, OuterView, Output};
+pub use path_table::{Health, PathView};
+pub use versions::Version;

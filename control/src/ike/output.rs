@@ -1,13 +1,18 @@
 //! What the engine asks of the world, and what it tells.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use mobikex_common::addr::AddressSet;
+use mobikex_common::addr::{AddressSet, Path};
 use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
 use mobikex_common::spi::{IkeSpi, Spi};
 use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::echo::Echo;
 use serde::Serialize;
+
+pub use super::addresses::OuterView;
+use super::path_table::PathView;
+use super::versions::Version;
 
 /// One thing for the caller to do, in order.
 #[derive(Debug)]
@@ -43,6 +48,40 @@ pub enum Output {
         /// Send on it at once.
         outbound: bool,
     },
+    /// These SAs use other outer addresses from now on, in both directions at once. The generation is each SA's own
+    /// affair and zero here.
+    SetAddresses {
+        /// The SAs.
+        children: Vec<ChildSaId>,
+        /// Their common set.
+        set: AddressSet,
+    },
+    /// An SA has other outer addresses and other selectors, in one step.
+    SetSelectors {
+        /// The SA.
+        child: ChildSaId,
+        /// Its outer addresses.
+        set: AddressSet,
+        /// Our side.
+        ts_local: Vec<TrafficSelector>,
+        /// The peer's side.
+        ts_remote: Vec<TrafficSelector>,
+    },
+    /// Send an encrypted echo request over a path; its answer comes back as an upcall.
+    Echo {
+        /// The SA that carries it.
+        child: ChildSaId,
+        /// The path.
+        path: Path,
+        /// Interface of the path; 0 leaves the choice to the system.
+        device: u32,
+        /// In UDP.
+        encap: bool,
+        /// The request.
+        echo: Echo,
+    },
+    /// Tell when one of these SAs sends again.
+    WatchTraffic(Vec<ChildSaId>),
     /// The policy's traffic now goes out on this SA.
     ActivateOutbound(ChildSaId),
     /// Stop sending on this SA; go on receiving.
@@ -120,6 +159,54 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The IKE SA and all its Child SAs use another pair of addresses.
+    Moved {
+        /// `home[1]`
+        ike: String,
+        /// The pair.
+        path: Path,
+    },
+    /// An action on addresses was judged: by the peer, or by us for the peer.
+    AddressAction {
+        /// `home[1]`
+        ike: String,
+        /// The peer asked.
+        by_peer: bool,
+        /// What was asked.
+        action: String,
+        /// `done`, or the notify that refuses it.
+        verdict: String,
+        /// An operator asked.
+        by_hand: bool,
+    },
+    /// An address of the peer was checked.
+    AddressChecked {
+        /// `home[1]`
+        ike: String,
+        /// The address.
+        addr: SocketAddr,
+        /// Whether the peer answered there.
+        reachable: bool,
+    },
+    /// A path works.
+    PathUp {
+        /// `home[1]`
+        ike: String,
+        /// The path.
+        path: Path,
+    },
+    /// A path does not work any more.
+    PathDown {
+        /// `home[1]`
+        ike: String,
+        /// The path.
+        path: Path,
+    },
+    /// One side has ended MOBIKE-X.
+    MobikeOff {
+        /// `home[1]`
+        ike: String,
+    },
     /// A Child SA could not be set up.
     ChildFailed {
         /// `home[1]`
@@ -148,6 +235,18 @@ impl fmt::Display for Event {
             ),
             Self::ChildRekeyed { child, by } => write!(f, "CHILD_SA {child} rekeyed as {by}"),
             Self::ChildDown { child, reason } => write!(f, "CHILD_SA {child} closed: {reason}"),
+            Self::Moved { ike, path } => write!(f, "IKE_SA {ike} and its CHILD_SAs moved to {path}"),
+            Self::AddressAction { ike, by_peer, action, verdict, .. } => {
+                let who = if *by_peer { "peer asked" } else { "asked the peer" };
+                write!(f, "IKE_SA {ike} {who}: {action}: {verdict}")
+            }
+            Self::AddressChecked { ike, addr, reachable } => {
+                let verdict = if *reachable { "reachable" } else { "not reachable" };
+                write!(f, "IKE_SA {ike} peer is {verdict} at {addr}")
+            }
+            Self::PathUp { ike, path } => write!(f, "IKE_SA {ike} path {path} is up"),
+            Self::PathDown { ike, path } => write!(f, "IKE_SA {ike} path {path} is down"),
+            Self::MobikeOff { ike } => write!(f, "IKE_SA {ike} MOBIKE-X is off"),
             Self::ChildFailed { child, reason, .. } => write!(f, "CHILD_SA {child} failed: {reason}"),
         }
     }
@@ -172,6 +271,12 @@ pub struct IkeSaView {
     pub local: SocketAddr,
     /// The peer's.
     pub remote: SocketAddr,
+    /// The version of MOBIKE that is agreed.
+    pub mobike: Version,
+    /// What probes have shown, if there are several paths.
+    pub paths: Vec<PathView>,
+    /// Where else the peer may be found.
+    pub alternates: Vec<IpAddr>,
     /// Our identity, once known.
     pub local_id: Option<String>,
     /// The proven identity of the peer.
@@ -207,8 +312,12 @@ pub struct ChildSaView {
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's.
     pub ts_remote: Vec<TrafficSelector>,
-    /// Outer addresses.
+    /// Outer addresses, as pairs.
     pub addresses: AddressSet,
+    /// Ours, as the peer knows them.
+    pub local_addresses: Vec<OuterView>,
+    /// The peer's.
+    pub remote_addresses: Vec<OuterView>,
     /// Seconds since it was installed.
     pub installed: u64,
     /// Seconds until it is rekeyed.

@@ -14,6 +14,7 @@ use super::output::Event;
 use super::rules::{self, error_notify};
 use super::sa::{Exchange, IkeRekey, IkeSa, PeerRekey, State, Task};
 use super::select;
+use super::versions::Version;
 
 /// SA, nonce and KE of one side.
 struct Parts<'a> {
@@ -85,6 +86,14 @@ impl IkeSa {
         sa.nat_t = self.nat_t;
         sa.encap = self.encap;
         sa.behind_nat = self.behind_nat;
+        sa.peer_behind_nat = self.peer_behind_nat;
+        sa.mobility = self.mobility.clone();
+        // The hash covers the SPIs, which are new (RFC 4555 3.8).
+        sa.mobility.seen = None;
+        if sa.mobility.version != Version::None {
+            // What was left undone when this one was replaced.
+            sa.tasks.push_back(Task::Reconcile);
+        }
         sa.local_id = self.local_id.clone();
         sa.suite = Some(suite);
         sa.keys = Some(keys);

@@ -16,6 +16,7 @@ use super::crypt::{self, Envelope, Protected};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::keys::SkeySeed;
+use super::mobility::Mobility;
 use super::rules::{self, notify};
 use super::sa::{Gone, Handshake, IkeSa, State};
 use super::select;
@@ -101,7 +102,7 @@ impl IkeSa {
             Payload::Nonce(nr),
         ];
         if supports_nat {
-            answer.extend(sa.nat_detection());
+            answer.extend(sa.nat_detection(addresses.0, addresses.1));
         }
         if ctx.notices.allow(ctx.now) {
             info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
@@ -220,8 +221,11 @@ impl IkeSa {
         };
         self.conn = conn;
         self.local_id = Some(local_id.clone());
+        self.mobility = Mobility::new(&self.conn, false);
+        let mobility = self.answer_mobility(ctx, payloads)?;
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
         let mut answer = vec![Payload::IdR(local_id), Payload::Auth(auth)];
+        answer.extend(mobility);
         answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }

@@ -66,6 +66,9 @@ const SINGLE: &[PayloadType] = &[
     PayloadType::TSR,
 ];
 
+const MOBILITY_ERRORS: [NotifyType; 2] =
+    [NotifyType::MOBIKE_UNSUPPORTED_VERSION, NotifyType::UNACCEPTABLE_PARAMETER];
+
 fn count(payloads: &[Payload], kind: PayloadType) -> usize {
     payloads.iter().filter(|p| p.kind() == kind).count()
 }
@@ -141,10 +144,11 @@ pub(super) fn notify(payloads: &[Payload], kind: NotifyType) -> Option<&Notify> 
     })
 }
 
-/// The first error notify (types below 16384, RFC 7296 3.10.1).
+/// The first error notify (types below 16384, RFC 7296 3.10.1) that concerns the exchange itself: those of MOBIKE-X
+/// only say that addresses will stay as they are.
 pub(super) fn error_notify(payloads: &[Payload]) -> Option<&Notify> {
     find(payloads, |p| match p {
-        Payload::Notify(n) if n.kind.0 < 16384 => Some(n),
+        Payload::Notify(n) if n.kind.is_error() && !MOBILITY_ERRORS.contains(&n.kind) => Some(n),
         _ => None,
     })
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mobikex_common::addr::Path;
 use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::ChildSaId;
@@ -16,19 +17,29 @@ use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
 use tracing::{debug, info};
 
+use super::addresses::{Outer, Replaces};
 use super::auth::AuthenticatedPeer;
 use super::child::{ChildOffer, ChildSa};
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::keys::SkKeys;
+use super::mobike::Update;
+use super::mobike_x::{Actions, Request};
+use super::mobility::Mobility;
 use super::output::{Event, IkeSaView};
 use super::rules;
+use super::sets::Check;
+use super::versions::Version;
 use crate::config::{Connection, Unique};
 
 /// First retransmission after this long; each further one 1.8 times later.
 const RETRANSMIT_BASE: Duration = Duration::from_secs(4);
 const RETRANSMIT_FACTOR: f64 = 1.8;
+/// Where another pair of addresses may work, it is tried sooner.
+const RETRANSMIT_QUICK: Duration = Duration::from_secs(1);
+/// Retransmissions of this pace.
+const QUICK_ATTEMPTS: u32 = 3;
 /// Retransmissions before the peer counts as dead.
 const RETRANSMIT_TRIES: u32 = 5;
 /// A responder forgets an initiator that does not authenticate within this time.
@@ -63,6 +74,10 @@ pub(super) struct InitSent {
     pub(super) method: mobikex_common::alg::KeyExchange,
     pub(super) ni: Vec<u8>,
     pub(super) request: Vec<u8>,
+    /// What was sent from where to where: the peer's AUTH covers the one that it received.
+    pub(super) sent: Vec<(Path, Vec<u8>)>,
+    /// Pairs of addresses to try in turn.
+    pub(super) pairs: Vec<Path>,
     pub(super) cookie: Option<Vec<u8>>,
     /// Round trips so far; INVALID_KE_PAYLOAD and COOKIE may ask for a few, not for ever.
     pub(super) rounds: u32,
@@ -83,14 +98,34 @@ pub(super) enum Task {
     RekeyIke,
     DeleteIke(String),
     Liveness,
+    /// Tell the peer what has changed about our addresses, if anything has.
+    Reconcile,
+    /// See whether the peer is at an address.
+    Check(SocketAddr),
+    /// Offer a version of MOBIKE once more.
+    Negotiate(Version),
+    /// End MOBIKE-X.
+    MobikeNone,
+    /// An action on addresses that an operator wants.
+    Address(Request),
+}
+
+/// A pair of addresses that a request goes over instead of the current one.
+pub(super) struct Via {
+    pub(super) path: Path,
+    /// Datagrams that may still go there, one a second; then the request goes on over the current pair.
+    pub(super) tries: u32,
 }
 
 /// Our request that is under way.
 pub(super) struct Pending {
     pub(super) message_id: u32,
     pub(super) exchange: Exchange,
-    datagram: Vec<u8>,
-    attempts: u32,
+    pub(super) datagram: Vec<u8>,
+    pub(super) attempts: u32,
+    pub(super) via: Option<Via>,
+    /// How many pairs of addresses the request has gone over.
+    pub(super) targets: u32,
     next: Instant,
 }
 
@@ -103,6 +138,16 @@ pub(super) enum Exchange {
     DeleteChild(ChildSaId),
     DeleteIke(String),
     Liveness,
+    Update(Box<Update>),
+    Announce,
+    Actions(Box<Actions>),
+    Negotiate(Version),
+    /// COOKIE2 to an address of the peer; `rebound` when it showed up there by itself.
+    Check {
+        remote: SocketAddr,
+        cookie: Vec<u8>,
+        rebound: bool,
+    },
 }
 
 pub(super) struct IkeRekey {
@@ -136,6 +181,13 @@ pub(super) struct IkeSa {
     pub(super) encap: bool,
     /// A NAT hides our address.
     pub(super) behind_nat: bool,
+    /// A NAT hides the peer's address.
+    pub(super) peer_behind_nat: bool,
+    /// The peer is known to discard MOBIKE_SUPPORTED with data.
+    pub(super) discards_data: bool,
+    pub(super) mobility: Mobility,
+    /// From where to where the request went that is being answered.
+    pub(super) answer_over: Option<(SocketAddr, SocketAddr, bool)>,
     pub(super) state: State,
     pub(super) suite: Option<IkeSuite>,
     pub(super) keys: Option<SkKeys>,
@@ -179,6 +231,7 @@ impl IkeSa {
         state: State,
     ) -> Self {
         let expire_at = matches!(state, State::HalfOpen(_)).then(|| ctx.now + HALF_OPEN_LIFETIME);
+        let mobility = Mobility::new(&conn, initiator);
         Self {
             id: ctx.ids.ike(),
             conn,
@@ -190,6 +243,10 @@ impl IkeSa {
             nat_t: false,
             encap: false,
             behind_nat: false,
+            peer_behind_nat: false,
+            discards_data: false,
+            mobility,
+            answer_over: None,
             state,
             suite: None,
             keys: None,
@@ -231,6 +288,11 @@ impl IkeSa {
             State::Established(peer) => Some(peer),
             _ => None,
         }
+    }
+
+    /// Whether a first message may reach the peer over several pairs of addresses.
+    fn has_alternatives(&self) -> bool {
+        matches!(&self.state, State::InitSent(init) if init.pairs.len() > 1)
     }
 
     /// The keys of a state that has them.
@@ -282,6 +344,18 @@ impl IkeSa {
         exchange: Exchange,
         payloads: &[Payload],
     ) -> Result<Vec<u8>, IkeError> {
+        self.send_request_via(ctx, kind, exchange, payloads, None)
+    }
+
+    /// As [`Self::send_request`], but first over another pair of addresses.
+    pub(super) fn send_request_via(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        kind: ExchangeType,
+        exchange: Exchange,
+        payloads: &[Payload],
+        via: Option<Via>,
+    ) -> Result<Vec<u8>, IkeError> {
         let message_id = self.next_request;
         let envelope = self.envelope(kind, false, message_id);
         let datagram = if kind == ExchangeType::IKE_SA_INIT {
@@ -296,15 +370,42 @@ impl IkeSa {
         };
         debug!(target: "ENC", "{} generating {kind} request {message_id} {}", self.name(), rules::show(payloads));
         self.next_request += 1;
-        ctx.transmit(self.local, self.remote, self.nat_t, datagram.clone());
+        let path = via.as_ref().map_or(self.current(), |via| via.path);
+        ctx.transmit(path.local, path.remote, self.nat_t, datagram.clone());
+        let quick = via.is_some() || self.mobility.version != Version::None || self.has_alternatives();
         self.pending = Some(Pending {
             message_id,
             exchange,
             datagram: datagram.clone(),
             attempts: 0,
-            next: ctx.now + RETRANSMIT_BASE,
+            via,
+            targets: 1,
+            next: ctx.now + if quick { RETRANSMIT_QUICK } else { RETRANSMIT_BASE },
         });
         Ok(datagram)
+    }
+
+    /// A first message, which nobody but its pair of addresses tells from another.
+    pub(super) fn plain_request(&self, payloads: &[Payload]) -> Vec<u8> {
+        crypt::plain(&self.envelope(ExchangeType::IKE_SA_INIT, false, 0), payloads)
+    }
+
+    /// Without MOBIKE a peer behind a NAT is wherever its latest authentic request came from (RFC 7296 2.23).
+    pub(super) fn follow_nat(&mut self, ctx: &mut Ctx<'_>, (local, remote): (SocketAddr, SocketAddr)) {
+        let moved = remote != self.remote && local == self.local;
+        if self.mobility.version != Version::None || !self.peer_behind_nat || !moved {
+            return;
+        }
+        info!(target: "IKE", "{} the NAT before the peer has a new mapping: {remote}", self.name());
+        self.mobility.checks.insert(remote, Check::Passed);
+        self.remote = remote;
+        self.change_halves(
+            ctx,
+            |_| true,
+            |halves| {
+                halves.remote.update(Replaces::All, Outer::new(remote));
+            },
+        );
     }
 
     /// Answers the request that is being handled and keeps the answer.
@@ -324,7 +425,9 @@ impl IkeSa {
         debug!(target: "ENC", "{} generating {kind} response {message_id} {}", self.name(), rules::show(payloads));
         self.expected_request += 1;
         self.last_response = Some(datagram.clone());
-        ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+        // Back to where the request came from (RFC 7296 2.11), whatever else is known about the peer.
+        let (local, remote, nat_t) = self.answer_over.unwrap_or((self.local, self.remote, self.nat_t));
+        ctx.transmit(local, remote, nat_t, datagram);
         Ok(())
     }
 
@@ -354,8 +457,17 @@ impl IkeSa {
             Task::RekeyIke => self.start_rekey_ike(ctx),
             Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
             Task::Liveness => {
-                self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness, &[]).map(drop)
+                // A new mapping of the NAT in front of us shows in the answer (RFC 4555 3.8).
+                let detection = self.nat_detection(self.local, self.remote);
+                let watch = self.behind_nat && self.mobility.version != Version::None;
+                let payloads = if watch { &detection[..] } else { &[] };
+                self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness, payloads).map(drop)
             }
+            Task::Reconcile => self.start_reconcile(ctx),
+            Task::Check(remote) => self.start_check(ctx, *remote),
+            Task::Negotiate(version) => self.start_negotiation(ctx, *version),
+            Task::MobikeNone => self.start_mobike_none(ctx),
+            Task::Address(request) => self.send_actions(ctx, vec![request.clone()], None),
         }
     }
 
@@ -400,12 +512,14 @@ impl IkeSa {
             }
         }
         self.child_timeouts(ctx);
+        self.mobility_timeouts(ctx);
         self.run_tasks(ctx);
         Ok(())
     }
 
     fn retransmit(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
         let name = self.name();
+        let mobile = self.mobility.version != Version::None || self.has_alternatives();
         let Some(pending) = self.pending.as_mut().filter(|p| p.next <= ctx.now) else { return Ok(()) };
         if pending.attempts == RETRANSMIT_TRIES {
             info!(target: "IKE", "{name} giving up after {RETRANSMIT_TRIES} retransmits");
@@ -413,11 +527,18 @@ impl IkeSa {
             self.gave_up = true;
             return Err(self.close(ctx, "the peer does not answer", established));
         }
-        pending.attempts += 1;
-        pending.next = ctx.now + RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(pending.attempts as i32));
-        info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
-        let datagram = pending.datagram.clone();
-        ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+        if pending.via.is_none() {
+            pending.attempts += 1;
+            info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
+        }
+        let backoff = RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(pending.attempts as i32));
+        let quick = pending.via.is_some() || (mobile && pending.attempts <= QUICK_ATTEMPTS);
+        pending.next = ctx.now + if quick { RETRANSMIT_QUICK } else { backoff };
+        if matches!(self.state, State::InitSent(_)) {
+            self.send_init_elsewhere(ctx);
+        } else {
+            self.transmit_again(ctx);
+        }
         Ok(())
     }
 
@@ -441,6 +562,7 @@ impl IkeSa {
             self.dead_peer_check_at().filter(|_| established),
             self.keepalive_at().filter(|_| established),
             self.children.iter().filter_map(ChildSa::next_timeout).min(),
+            self.mobility_timeout().filter(|_| established),
         ]
         .into_iter()
         .flatten()
@@ -508,12 +630,15 @@ impl IkeSa {
             spi_r: self.spi_r,
             local: self.local,
             remote: self.remote,
+            mobike: self.mobility.version,
+            paths: self.mobility.table.iter().map(Into::into).collect(),
+            alternates: self.mobility.alternates.clone(),
             local_id: self.local_id.as_ref().map(ToString::to_string),
             remote_id: self.peer().map(|p| p.id().to_string()),
             suite: self.suite.map(|s| s.to_string()),
             established: self.established_at.map(|at| now.saturating_duration_since(at).as_secs()),
             rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),
-            children: self.children.iter().map(|c| c.view(now)).collect(),
+            children: self.children.iter().map(|c| c.view(now, &self.mobility.checks)).collect(),
         }
     }
 }

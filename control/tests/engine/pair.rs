@@ -196,6 +196,17 @@ impl Pair {
                 host.children.remove(&id).expect("only installed Child SAs are removed");
             }
             Output::Event(event) => host.events.push(event),
+            Output::SetAddresses { children, set } => {
+                for id in children {
+                    let Some((params, _)) = host.children.get_mut(&id) else { panic!("no such Child SA") };
+                    params.addresses = set.clone();
+                }
+            }
+            Output::SetSelectors { child, set, ts_local, ts_remote } => {
+                let (params, _) = host.children.get_mut(&child).unwrap();
+                (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
+            }
+            Output::Echo { .. } | Output::WatchTraffic(_) => {}
             Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
         }
     }

@@ -364,7 +364,7 @@ fn transport_mode_moves_with_its_hosts() {
             let params = params(n, id, Mode::Transport, moved, moved, encap, gcm());
             let ChildSaParams { addresses, ts_local, ts_remote, .. } = params;
             let tables = net.dataplanes[n].tables();
-            assert!(tables.set_transport(ChildSaId(id), &addresses, &ts_local, &ts_remote));
+            assert!(tables.set_selectors(ChildSaId(id), &addresses, &ts_local, &ts_remote));
         }
         net.echo(moved);
         net.assert_no_inbound_drops();

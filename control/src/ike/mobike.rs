@@ -1,0 +1,550 @@
+//! MOBIKE (RFC 4555): the requests and answers of version 1, and what version 2 shares with it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use mobikex_common::sa::Mode;
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use tracing::{debug, info};
+
+use super::addresses::{Halves, Replaces};
+use super::ctx::Ctx;
+use super::error::IkeError;
+use super::mobility::cookie;
+use super::output::Event;
+use super::path_table::path;
+use super::rules::notify;
+use super::sa::{Exchange, Gone, IkeSa, Task};
+use super::sets::Check;
+use super::versions::{self, Outcome, Version};
+
+/// Additional addresses of a peer that are remembered.
+const MAX_ALTERNATES: usize = 8;
+/// New requests after the answer UNEXPECTED_NAT_DETECTED (RFC 4555 3.9).
+const NAT_RETRIES: u32 = 3;
+
+/// An UPDATE_SA_ADDRESSES of version 1 that is under way.
+pub(super) struct Update {
+    local: SocketAddr,
+    remote: SocketAddr,
+    cookie: Vec<u8>,
+    before: (SocketAddr, SocketAddr),
+}
+
+/// Data of NO_NATS_ALLOWED (RFC 4555 4.2.6): `None` when the families differ.
+pub(super) fn no_nats_data(source: SocketAddr, destination: SocketAddr) -> Option<Vec<u8>> {
+    let mut data = Vec::new();
+    match (source.ip(), destination.ip()) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            data.extend(a.octets());
+            data.extend(b.octets());
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            data.extend(a.octets());
+            data.extend(b.octets());
+        }
+        _ => return None,
+    }
+    data.extend(source.port().to_be_bytes());
+    data.extend(destination.port().to_be_bytes());
+    Some(data)
+}
+
+/// The addresses in ADDITIONAL_IP4_ADDRESS and ADDITIONAL_IP6_ADDRESS of version 1; others than 4 and 16 octets are
+/// none.
+fn additional(payloads: &[Payload]) -> Vec<IpAddr> {
+    let addr = |p: &Payload| match p {
+        Payload::Notify(n) if n.kind == NotifyType::ADDITIONAL_IP4_ADDRESS => {
+            <[u8; 4]>::try_from(n.data.as_slice()).ok().map(IpAddr::from)
+        }
+        Payload::Notify(n) if n.kind == NotifyType::ADDITIONAL_IP6_ADDRESS => {
+            <[u8; 16]>::try_from(n.data.as_slice()).ok().map(IpAddr::from)
+        }
+        _ => None,
+    };
+    let mut found = Vec::new();
+    for addr in payloads.iter().filter_map(addr) {
+        if !found.contains(&addr) && found.len() < MAX_ALTERNATES {
+            found.push(addr);
+        }
+    }
+    found
+}
+
+impl IkeSa {
+    // ---- set-up (RFC 4555 3.2 to 3.4) ----------------------------------------------------------------------------------
+
+    /// What our IKE_AUTH request says about addresses.
+    pub(super) fn offer_mobility(&mut self, ctx: &Ctx<'_>) -> Vec<Payload> {
+        let allowed = versions::allowed(&self.conn);
+        // Some speakers of version 1 discard an offer with data.
+        let offered = if self.discards_data { vec![Version::Mobike] } else { allowed.clone() };
+        let offered: Vec<Version> = offered.into_iter().filter(|v| allowed.contains(v)).collect();
+        let Some(offer) = versions::offer(&offered) else { return Vec::new() };
+        self.mobility.offered = offered;
+        let mut payloads = vec![Payload::Notify(offer)];
+        if self.mobility.offered.contains(&Version::Mobike) {
+            payloads.extend(self.additional_addresses(ctx));
+        }
+        payloads
+    }
+
+    /// Takes up what the IKE_AUTH response says. An error ends the IKE SA.
+    pub(super) fn conclude_mobility(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+    ) -> Result<(), IkeError> {
+        let allowed = versions::allowed(&self.conn);
+        match versions::conclude(&self.mobility.offered, &allowed, payloads) {
+            Outcome::Agreed(version) => self.mobility.version = version,
+            Outcome::Retry(version) => self.tasks.push_back(Task::Negotiate(version)),
+        }
+        self.mobility.echo = self.mobility.version == Version::MobikeX
+            && notify(payloads, NotifyType::ECHO_SUPPORTED).is_some();
+        self.settled(ctx, payloads)
+    }
+
+    /// Answers what the IKE_AUTH request says. An error ends the IKE SA.
+    pub(super) fn answer_mobility(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+    ) -> Result<Vec<Payload>, IkeError> {
+        let (version, answer) = versions::respond(&versions::allowed(&self.conn), payloads);
+        self.mobility.version = version;
+        self.settled(ctx, payloads)?;
+        let mut out: Vec<Payload> = answer.map(Payload::Notify).into_iter().collect();
+        if version == Version::Mobike {
+            out.extend(self.additional_addresses(ctx));
+        }
+        if version == Version::MobikeX {
+            self.mobility.greeted = true;
+            out.push(Payload::Notify(Notify::new(NotifyType::ECHO_SUPPORTED, Vec::new())));
+        }
+        Ok(out)
+    }
+
+    fn settled(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) -> Result<(), IkeError> {
+        use crate::config::MobikeX;
+        let version = self.mobility.version;
+        if self.conn.mobike_x == MobikeX::Require && version != Version::MobikeX {
+            let retry = self.tasks.iter().any(|t| matches!(t, Task::Negotiate(_)));
+            if !retry {
+                return Err(IkeError::Authentication(
+                    "MOBIKE-X is required here, but the peer does not agree to it".into(),
+                ));
+            }
+        }
+        self.start_mobility(ctx);
+        if version == Version::None {
+            return Ok(());
+        }
+        info!(target: "IKE", "{} peer supports {version}", self.name());
+        self.mobility.alternates = additional(payloads);
+        self.tasks.push_back(Task::Reconcile);
+        Ok(())
+    }
+
+    /// Our other addresses, or word that there are none (RFC 4555 3.4, 3.6).
+    fn additional_addresses(&self, ctx: &Ctx<'_>) -> Vec<Payload> {
+        let here = self.local.ip();
+        self.candidates(ctx)
+            .into_iter()
+            .filter(|a| *a != here)
+            .map(|a| {
+                Payload::Notify(match a {
+                    IpAddr::V4(a) => Notify::new(NotifyType::ADDITIONAL_IP4_ADDRESS, a.octets().to_vec()),
+                    IpAddr::V6(a) => Notify::new(NotifyType::ADDITIONAL_IP6_ADDRESS, a.octets().to_vec()),
+                })
+            })
+            .collect()
+    }
+
+    // ---- our side ------------------------------------------------------------------------------------------------------
+
+    /// Tells the peer what has changed about our addresses.
+    pub(super) fn start_reconcile(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        match self.mobility.version {
+            Version::None => Ok(()),
+            Version::Mobike => self.reconcile_mobike(ctx),
+            Version::MobikeX => self.reconcile_mobike_x(ctx),
+        }
+    }
+
+    fn reconcile_mobike(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        let candidates = self.candidates(ctx);
+        let gone = !candidates.contains(&self.local.ip()) && !ctx.network.has(self.local.ip());
+        let before = (self.local, self.remote);
+        if gone {
+            let known = self.routes(ctx).into_iter().find(|p| candidates.contains(&p.local.ip()));
+            let Some(next) = known else {
+                info!(target: "IKE", "{} there is no address left to reach the peer from", self.name());
+                return Ok(());
+            };
+            info!(target: "IKE", "{} {} is gone, moving to {next}", self.name(), before.0.ip());
+            self.mobility.previous = Some(before);
+            self.retarget(ctx, next.local, next.remote);
+            self.mobility.update_wanted = true;
+        }
+        let addresses: std::collections::BTreeSet<IpAddr> = candidates.into_iter().collect();
+        if self.mobility.decides && self.mobility.update_wanted {
+            self.mobility.announced = addresses;
+            return self.send_update(ctx, gone, before);
+        }
+        if self.mobility.decides && self.behind_nat && self.mobility.seen.is_none() {
+            // What the peer sees of us now is what later answers are compared with (RFC 4555 3.8).
+            self.tasks.push_front(Task::Liveness);
+        }
+        if gone {
+            // The responder's own address is gone: the one case in which it moves SAs by itself (RFC 4555 3.5).
+            let (local, remote) = (self.local, self.remote);
+            self.change_halves(ctx, |_| true, |halves| *halves = Halves::single(local, remote));
+        }
+        if self.mobility.announced != addresses {
+            self.mobility.announced = addresses;
+            let mut payloads = self.additional_addresses(ctx);
+            if payloads.is_empty() {
+                payloads.push(Payload::Notify(Notify::new(NotifyType::NO_ADDITIONAL_ADDRESSES, Vec::new())));
+            }
+            payloads.extend(self.nat_guard());
+            return self
+                .send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Announce, &payloads)
+                .map(drop);
+        }
+        Ok(())
+    }
+
+    /// NAT_DETECTION, or NO_NATS_ALLOWED when NAT traversal is not in use (RFC 4555 3.9).
+    fn nat_guard(&self) -> Vec<Payload> {
+        if self.nat_t {
+            return self.nat_detection(self.local, self.remote).to_vec();
+        }
+        let data = no_nats_data(self.local, self.remote);
+        data.map(|data| Payload::Notify(Notify::new(NotifyType::NO_NATS_ALLOWED, data))).into_iter().collect()
+    }
+
+    fn send_update(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        at_once: bool,
+        before: (SocketAddr, SocketAddr),
+    ) -> Result<(), IkeError> {
+        self.mobility.update_wanted = false;
+        let (local, remote) = (self.local, self.remote);
+        let cookie = cookie(ctx);
+        let mut payloads = vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, Vec::new()))];
+        payloads.extend(self.nat_guard());
+        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
+        payloads.extend(self.additional_addresses(ctx));
+        if at_once {
+            self.move_to(ctx, local, remote);
+        }
+        let update = Update { local, remote, cookie, before };
+        let exchange = Exchange::Update(Box::new(update));
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)
+    }
+
+    /// All Child SAs use the one pair of the IKE SA.
+    fn move_to(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
+        let own = self.own(ctx, local);
+        self.change_halves(
+            ctx,
+            |_| true,
+            |halves| {
+                halves.local.update(Replaces::All, own);
+                halves.remote.update(Replaces::All, super::addresses::Outer::new(remote));
+            },
+        );
+    }
+
+    /// The answer to our UPDATE_SA_ADDRESSES. `targets` says over how many pairs the request went.
+    pub(super) fn handle_update_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        update: &Update,
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        self.verify_cookie(ctx, &update.cookie, payloads)?;
+        if (update.local, update.remote) != (self.local, self.remote) {
+            // It has changed again meanwhile (RFC 4555 3.5).
+            self.tasks.push_back(Task::Reconcile);
+            return Ok(());
+        }
+        if notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some() {
+            if self.mobility.nat_retries < NAT_RETRIES {
+                self.mobility.nat_retries += 1;
+                self.mobility.update_wanted = true;
+                self.tasks.push_back(Task::Reconcile);
+                return Ok(());
+            }
+            return self.update_refused(ctx, update, NotifyType::UNEXPECTED_NAT_DETECTED);
+        }
+        self.mobility.nat_retries = 0;
+        if notify(payloads, NotifyType::UNACCEPTABLE_ADDRESSES).is_some() {
+            return self.update_refused(ctx, update, NotifyType::UNACCEPTABLE_ADDRESSES);
+        }
+        self.note_nat(ctx, payloads);
+        if only_there {
+            self.mobility.checks.insert(update.remote, Check::Passed);
+        } else {
+            // Which of the pairs the peer has taken is not known (RFC 4555 3.7): once more, over this one alone.
+            self.mobility.update_wanted = true;
+            self.tasks.push_back(Task::Reconcile);
+        }
+        self.mobility.table.proven(path(update.local, update.remote), ctx.now);
+        self.move_to(ctx, update.local, update.remote);
+        self.want_checks(ctx);
+        ctx.event(Event::Moved { ike: self.name(), path: self.current() });
+        Ok(())
+    }
+
+    fn update_refused(&mut self, ctx: &mut Ctx<'_>, update: &Update, kind: NotifyType) -> Result<(), Gone> {
+        info!(target: "IKE", "{} the peer refuses {}: {kind}", self.name(), path(update.local, update.remote));
+        let (local, remote) = update.before;
+        if ctx.network.has(local.ip()) && (local, remote) != (update.local, update.remote) {
+            self.retarget(ctx, local, remote);
+            self.move_to(ctx, local, remote);
+        }
+        Ok(())
+    }
+
+    /// Learns from the peer's NAT_DETECTION in an answer, and whether it sees us elsewhere than before (RFC 4555 3.8).
+    pub(super) fn note_nat(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) {
+        let Some(seen) = notify(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP) else { return };
+        let before = self.mobility.seen.replace(seen.data.clone());
+        if self.detect_nat(payloads) {
+            let moved = before.is_some_and(|b| b != seen.data);
+            let may_tell = match self.mobility.version {
+                Version::None => false,
+                Version::Mobike => self.mobility.decides,
+                Version::MobikeX => true,
+            };
+            if moved && self.behind_nat && may_tell {
+                info!(target: "IKE", "{} the NAT in front of us has a new mapping", self.name());
+                let extended = self.mobility.version == Version::MobikeX;
+                (self.mobility.update_wanted, self.mobility.remapped) = (!extended, extended);
+                self.tasks.push_back(Task::Reconcile);
+            }
+            self.refresh(ctx);
+        }
+    }
+
+    // ---- the peer's side -----------------------------------------------------------------------------------------------
+
+    /// The part of an INFORMATIONAL request that concerns addresses; returns what the answer must hold.
+    /// `addresses` are ours and the peer's, from the IP header.
+    pub(super) fn handle_mobility_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        addresses: (SocketAddr, SocketAddr),
+    ) -> Vec<Payload> {
+        let mut answer = Vec::new();
+        // COOKIE2 and NAT_DETECTION are for any INFORMATIONAL request (RFC 4555 3.7, 3.8).
+        if let Some(cookie) =
+            notify(payloads, NotifyType::COOKIE2).filter(|c| (8..=64).contains(&c.data.len()))
+        {
+            answer.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.data.clone())));
+        }
+        let with_nat = notify(payloads, NotifyType::NAT_DETECTION_SOURCE_IP).is_some()
+            && notify(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP).is_some();
+        if with_nat {
+            answer.extend(self.nat_detection(addresses.0, addresses.1));
+        }
+        if self.mobility.version == Version::None {
+            answer.extend(self.answer_negotiation(ctx, payloads));
+            return answer;
+        }
+        if let Some(guard) = notify(payloads, NotifyType::NO_NATS_ALLOWED)
+            && no_nats_data(addresses.1, addresses.0).is_none_or(|expected| expected != guard.data)
+        {
+            info!(target: "IKE", "{} a NAT is in the way of a peer that allows none", self.name());
+            answer.push(Payload::Notify(Notify::new(NotifyType::UNEXPECTED_NAT_DETECTED, Vec::new())));
+            return answer;
+        }
+        match self.mobility.version {
+            Version::MobikeX => answer.extend(self.handle_actions(ctx, payloads, addresses)),
+            _ => answer.extend(self.handle_update_request(ctx, payloads, addresses, with_nat)),
+        }
+        answer
+    }
+
+    fn handle_update_request(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        (local, remote): (SocketAddr, SocketAddr),
+        with_nat: bool,
+    ) -> Option<Payload> {
+        let announces = |p: &Payload| match p {
+            Payload::Notify(n) => [
+                NotifyType::ADDITIONAL_IP4_ADDRESS,
+                NotifyType::ADDITIONAL_IP6_ADDRESS,
+                NotifyType::NO_ADDITIONAL_ADDRESSES,
+            ]
+            .contains(&n.kind),
+            _ => false,
+        };
+        if payloads.iter().any(announces) {
+            // The one in the IP header belongs to the list (RFC 4555 3.6).
+            self.mobility.alternates = additional(payloads);
+            if !self.mobility.alternates.contains(&remote.ip()) {
+                self.mobility.alternates.push(remote.ip());
+            }
+            let shown: Vec<_> = self.mobility.alternates.iter().map(ToString::to_string).collect();
+            debug!(target: "IKE", "{} the peer's additional addresses: [{}]", self.name(), shown.join(" "));
+            if self.mobility.decides && !self.mobility.alternates.contains(&self.remote.ip()) {
+                // The announced set lacks what is in use (RFC 4555 3.5): look for the peer elsewhere.
+                self.found_working((local, remote));
+            }
+        }
+        notify(payloads, NotifyType::UPDATE_SA_ADDRESSES)?;
+        let refuse = |kind| Some(Payload::Notify(Notify::new(kind, Vec::new())));
+        if self.mobility.decides {
+            info!(target: "IKE", "{} the peer may not decide about addresses, it did not start this SA", self.name());
+            return refuse(NotifyType::UNACCEPTABLE_ADDRESSES);
+        }
+        if !self.acceptable(ctx, remote.ip()) || !self.transport_permits(remote.ip()) {
+            info!(target: "IKE", "{} policy does not let the peer be at {}", self.name(), remote.ip());
+            return refuse(NotifyType::UNACCEPTABLE_ADDRESSES);
+        }
+        info!(target: "IKE", "{} the peer moves to {remote}", self.name());
+        self.mobility.previous = Some((self.local, self.remote));
+        (self.local, self.remote) = (local, remote);
+        if with_nat {
+            self.detect_nat(payloads);
+        }
+        let own = self.own(ctx, local);
+        self.peer_moved(ctx, |halves| {
+            halves.local.update(Replaces::All, own);
+            halves.remote.update(Replaces::All, super::addresses::Outer::new(remote));
+        });
+        ctx.event(Event::Moved { ike: self.name(), path: self.current() });
+        None
+    }
+
+    /// In transport mode a move changes what the SA carries, which version 1 does not negotiate: the policy must permit
+    /// the new address as it did the old one.
+    fn transport_permits(&self, addr: IpAddr) -> bool {
+        let transport = self.children.iter().filter(|c| c.mode == Mode::Transport);
+        transport.flat_map(|c| c.permitted_remote()).all(|ts| ts.contains_addr(addr))
+    }
+
+    /// Addresses that were replaced by ones that are checked already are not needed any longer.
+    pub(super) fn clear_leaving(&mut self) {
+        let checks = &self.mobility.checks;
+        for child in &mut self.children {
+            if child.halves.remote.iter().all(|o| checks.get(&o.addr) == Some(&Check::Passed)) {
+                child.leaving.clear();
+            }
+        }
+    }
+
+    /// Applies a move of the peer to all Child SAs; what it leaves stays in use until the new address is checked.
+    pub(super) fn peer_moved(&mut self, ctx: &mut Ctx<'_>, mut change: impl FnMut(&mut Halves)) {
+        for child in &mut self.children {
+            let before = child.halves.remote.clone();
+            change(&mut child.halves);
+            let old = before.iter().filter(|o| !child.halves.remote.has(o.addr.ip()));
+            child.leaving = old.copied().collect();
+        }
+        self.want_checks(ctx);
+        self.clear_leaving();
+        self.unsettle(ctx);
+        self.refresh(ctx);
+    }
+
+    /// Whether policy lets the peer have an outer address.
+    pub(super) fn acceptable(&self, ctx: &Ctx<'_>, addr: IpAddr) -> bool {
+        let unusable = match addr {
+            IpAddr::V4(a) => a.is_unspecified() || a.is_multicast() || a.is_broadcast() || a.octets()[0] == 0,
+            IpAddr::V6(a) => a.is_unspecified() || a.is_multicast() || a.to_ipv4_mapped().is_some(),
+        };
+        // Loopback is for those who already talk over it.
+        let loopback = addr.is_loopback() && !self.remote.ip().is_loopback();
+        let inside = || {
+            let tunnels = self.children.iter().filter(|c| c.mode == Mode::Tunnel);
+            tunnels.flat_map(|c| c.ts_local.iter().chain(&c.ts_remote)).any(|ts| {
+                // A tunnel for everything has its own outer addresses inside as well.
+                ts.contains_addr(addr) && !ts.contains_addr(self.remote.ip())
+            })
+        };
+        !unusable
+            && !loopback
+            && self.conn.paths.allows(addr)
+            && ctx.network.find(addr).is_none()
+            && !inside()
+    }
+
+    // ---- versions, later ---------------------------------------------------------------------------------------------
+
+    /// Offers a version once more (MOBIKE-X 7.1.2).
+    pub(super) fn start_negotiation(&mut self, ctx: &mut Ctx<'_>, version: Version) -> Result<(), IkeError> {
+        let Some(offer) = versions::offer(&[version]) else { return Ok(()) };
+        self.mobility.offered.push(version);
+        let exchange = Exchange::Negotiate(version);
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &[Payload::Notify(offer)]).map(drop)
+    }
+
+    pub(super) fn handle_negotiation_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        version: Version,
+        payloads: &[Payload],
+    ) -> Result<(), Gone> {
+        if let Outcome::Agreed(agreed) = versions::conclude(&[version], &[version], payloads) {
+            self.mobility.version = agreed;
+        }
+        self.settled(ctx, &[]).map_err(|error| self.close(ctx, &error.to_string(), false))
+    }
+
+    fn answer_negotiation(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) -> Option<Payload> {
+        notify(payloads, NotifyType::MOBIKE_SUPPORTED)?;
+        let (version, answer) = versions::respond(&versions::allowed(&self.conn), payloads);
+        self.mobility.version = version;
+        // A version that policy demands and that fails now was missing before as well.
+        let _ = self.settled(ctx, &[]);
+        answer.map(Payload::Notify)
+    }
+
+    /// Tells the peer that version 2 is over (MOBIKE-X 7.1.2).
+    pub(super) fn start_mobike_none(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        if self.mobility.version != Version::MobikeX {
+            return Ok(());
+        }
+        self.freeze(ctx);
+        let payloads = [Payload::Notify(versions::none())];
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Announce, &payloads).map(drop)
+    }
+
+    /// Version 2 is off; the address sets stay as they are.
+    pub(super) fn freeze(&mut self, ctx: &mut Ctx<'_>) {
+        info!(target: "IKE", "{} MOBIKE-X is off from here on, addresses stay as they are", self.name());
+        self.mobility.version = Version::None;
+        self.mobility.echo = false;
+        ctx.event(Event::MobikeOff { ike: self.name() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_nats_allowed_is_laid_out_as_the_standard_says() {
+        let at = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let data = no_nats_data(at("192.0.2.1:500"), at("198.51.100.2:4500")).unwrap();
+        assert_eq!(data, [192, 0, 2, 1, 198, 51, 100, 2, 1, 0xf4, 0x11, 0x94]);
+        assert_eq!(no_nats_data(at("[::1]:1"), at("[::2]:2")).unwrap().len(), 36);
+        assert_eq!(no_nats_data(at("[::1]:1"), at("192.0.2.1:2")), None);
+    }
+
+    #[test]
+    fn additional_addresses_are_read_once_each_and_bounded() {
+        let v4 = |n: u8| Payload::Notify(Notify::new(NotifyType::ADDITIONAL_IP4_ADDRESS, vec![192, 0, 2, n]));
+        let bad = Payload::Notify(Notify::new(NotifyType::ADDITIONAL_IP6_ADDRESS, vec![1, 2, 3, 4]));
+        assert_eq!(additional(&[v4(1), bad, v4(1), v4(2)]).len(), 2);
+        assert_eq!(additional(&(0..50).map(v4).collect::<Vec<_>>()).len(), MAX_ALTERNATES);
+    }
+}

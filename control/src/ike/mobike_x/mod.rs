@@ -1,0 +1,658 @@
+//! MOBIKE-X: the actions of version 2, asked for and answered.
+//!
+//! An incoming message goes from notifies to actions (`selector`), is judged on copies of the SAs (`decide`), and only
+//! then applied, so that each SA changes once for all actions of a message.
+
+pub(super) mod decide;
+pub(super) mod selector;
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mobikex_common::sa::ChildSaId;
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use mobikex_common::wire::mobike_x::{self, IKE_SA_ALONE, IpParameter, Mip, Parameter, SpiParameter};
+use tracing::info;
+
+use self::decide::{Object, Situation, Verdict, What, decide, ike_address};
+use self::selector::{Action, Kind, Place, answer};
+use super::addresses::{Half, Halves, Replaces};
+use super::child::{ChildSa, ChildState};
+use super::ctx::{Ctx, Effect};
+use super::error::IkeError;
+use super::mobility::is_private;
+use super::output::Event;
+use super::path_table::{Health, path};
+use super::rules::notify;
+use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use crate::config::MobikeX;
+
+/// Requests to check something that are answered in a second.
+const CHECKS_PER_SECOND: u32 = 20;
+/// How long the peer has to delete an SA whose last address it has removed.
+const CLOSING: Duration = Duration::from_secs(5);
+
+/// What we ask for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Wish {
+    /// Use this address of ours too; `None` for the one that the request comes from.
+    Add(Option<IpAddr>),
+    Remove(IpAddr),
+    /// Replace `old` (`None`: all) by `new` (`None`: the one that the request comes from).
+    Update {
+        old: Option<IpAddr>,
+        new: Option<IpAddr>,
+    },
+}
+
+/// Which SAs a wish is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Scope {
+    /// This IKE SA and its Child SAs.
+    All,
+    /// This IKE SA alone.
+    IkeAlone,
+    /// One Child SA.
+    Child(ChildSaId),
+}
+
+/// One action that we send, with what is needed to make sense of the answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Request {
+    pub(super) wish: Wish,
+    pub(super) scope: Scope,
+    /// Inner addresses rather than outer ones.
+    pub(super) inner: bool,
+    pub(super) check: bool,
+    /// An operator waits for the verdict.
+    pub(super) by_hand: bool,
+}
+
+/// The address actions of one message that is under way.
+pub(super) struct Actions {
+    requests: Vec<Request>,
+    /// Where the request was sent from: the implicit address.
+    source: SocketAddr,
+}
+
+impl IkeSa {
+    // ---- our side ------------------------------------------------------------------------------------------------------
+
+    /// Brings what the peer knows of our addresses in line with what we have: one message at a time until it is. An
+    /// address is removed only while another one stays; otherwise one takes its place.
+    pub(super) fn reconcile_mobike_x(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        let wanted = self.candidates(ctx);
+        let here = self.local.ip();
+        let mut requests = Vec::new();
+        let request = |wish, scope| Request { wish, scope, inner: false, check: false, by_hand: false };
+        let mut moved = std::mem::take(&mut self.mobility.update_wanted);
+        if !wanted.contains(&here) && !ctx.network.has(here) {
+            let Some(next) = self.refuge(ctx, &wanted) else {
+                info!(target: "IKE", "{} there is no address left to reach the peer from", self.name());
+                return Ok(());
+            };
+            info!(target: "IKE", "{} {here} is gone, moving to {}", self.name(), path(next.0, next.1));
+            self.mobility.previous = Some(self.pair());
+            self.retarget(ctx, next.0, next.1);
+            moved = true;
+        }
+        if std::mem::take(&mut self.mobility.remapped) {
+            // What is in the sets cannot be named, so that the peer forgets all of it and hears of the rest anew.
+            requests.push(request(Wish::Update { old: None, new: None }, Scope::All));
+            self.mobility.announced.clear();
+            self.replace_own(ctx, None, self.local);
+            moved = false;
+        }
+        let kept = |a: &IpAddr| ctx.network.has(*a) || self.mobility.by_hand.contains(a);
+        let (stay, gone): (Vec<IpAddr>, Vec<IpAddr>) =
+            self.mobility.announced.iter().copied().partition(kept);
+        for addr in gone {
+            self.mobility.announced.remove(&addr);
+            self.mobility.table.fail(|p| p.local.ip() == addr, ctx.now);
+            // The one in use takes its place, also where it is in the set already. REMOVE could take the last one away:
+            // the peer may have dropped addresses that it could not reach.
+            let hidden = self.hidden(addr);
+            if !hidden || stay.is_empty() {
+                let old = Some(addr).filter(|_| !hidden);
+                let new = Some(self.local.ip()).filter(|a| !self.hidden(*a));
+                requests.push(request(Wish::Update { old, new }, Scope::All));
+                // Then the IKE SA moves along, if that is where it was.
+                moved &= addr != here;
+            }
+            self.replace_own(ctx, Some(addr), self.local);
+        }
+        if moved {
+            requests.insert(0, request(Wish::Update { old: None, new: None }, Scope::IkeAlone));
+        }
+        let new = |a: &IpAddr| !self.mobility.announced.contains(a) && !self.mobility.refused.contains(a);
+        let new: Vec<IpAddr> = wanted.into_iter().filter(new).collect();
+        let mut via = None;
+        for addr in new {
+            if !self.hidden(addr) {
+                requests.push(request(Wish::Add(Some(addr)), Scope::All));
+            } else if requests.is_empty() {
+                // Only the peer can tell what the NAT makes of it, so the request comes from there.
+                let Some(remote) = self.target_from(ctx, addr) else { continue };
+                let pair = path(SocketAddr::new(addr, self.local.port()), remote);
+                via = Some(Via { path: pair, tries: 3 });
+                requests.push(request(Wish::Add(None), Scope::All));
+                break;
+            }
+        }
+        if requests.is_empty() && self.mobility.greeted {
+            return Ok(());
+        }
+        self.send_actions(ctx, requests, via)
+    }
+
+    fn pair(&self) -> (SocketAddr, SocketAddr) {
+        (self.local, self.remote)
+    }
+
+    /// The peer may not know the address by its own name: there is a NAT before us, or must be. Such an address is
+    /// never named; a request that comes from it stands for it (MOBIKE-X profile 6).
+    fn hidden(&self, addr: IpAddr) -> bool {
+        let translated = self.behind_nat && addr.is_ipv4() == self.local.is_ipv4();
+        translated || (is_private(addr) && !is_private(self.remote.ip()))
+    }
+
+    /// A pair to go on with when our present address is gone: one that the peer knows and that works, or else any.
+    fn refuge(&self, ctx: &Ctx<'_>, wanted: &[IpAddr]) -> Option<(SocketAddr, SocketAddr)> {
+        let ours = |p: &&super::path_table::PathState| wanted.contains(&p.path.local.ip());
+        let known = self.mobility.table.iter().filter(ours).filter(|p| p.health == Health::Up);
+        let known = known.map(|p| (p.path.local, p.path.remote)).next();
+        known.or_else(|| {
+            wanted.iter().find_map(|a| {
+                let remote = self.target_from(ctx, *a)?;
+                Some((SocketAddr::new(*a, self.local.port()), remote))
+            })
+        })
+    }
+
+    /// An address of the peer that one of ours leads to.
+    fn target_from(&self, ctx: &Ctx<'_>, local: IpAddr) -> Option<SocketAddr> {
+        let local = ctx.network.find(local)?;
+        self.peer_addresses().into_iter().find(|r| local.reaches(r.ip()))
+    }
+
+    fn replace_own(&mut self, ctx: &mut Ctx<'_>, old: Option<IpAddr>, new: SocketAddr) {
+        let own = self.own(ctx, new);
+        self.mobility.announced.insert(new.ip());
+        self.change_halves(
+            ctx,
+            |_| true,
+            |halves| {
+                halves.local.update(old.map_or(Replaces::All, Replaces::One), own);
+            },
+        );
+    }
+
+    /// Sends actions, each with an ID that is its place in the list.
+    pub(super) fn send_actions(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        requests: Vec<Request>,
+        via: Option<Via>,
+    ) -> Result<(), IkeError> {
+        let source = via.as_ref().map_or(self.local, |v| v.path.local);
+        let mut payloads = Vec::new();
+        if !self.mobility.greeted {
+            self.mobility.greeted = true;
+            payloads.push(Payload::Notify(Notify::new(NotifyType::ECHO_SUPPORTED, Vec::new())));
+        }
+        payloads.extend(self.nat_detection(source, via.as_ref().map_or(self.remote, |v| v.path.remote)));
+        let mut selected = Scope::All;
+        for (request, id) in requests.iter().zip(1u16..) {
+            if request.scope != selected {
+                if selected != Scope::All {
+                    payloads.push(Payload::Notify(Notify::new(NotifyType::END_OF_SELECTOR, Vec::new())));
+                }
+                selected = request.scope;
+                payloads.extend(self.selector_for(selected));
+            }
+            payloads.push(Payload::Notify(self.action(ctx, request, id)));
+        }
+        if selected != Scope::All {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::END_OF_SELECTOR, Vec::new())));
+        }
+        let exchange = Exchange::Actions(Box::new(Actions { requests, source }));
+        self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, via).map(drop)
+    }
+
+    fn selector_for(&self, scope: Scope) -> Option<Payload> {
+        let parameter = match scope {
+            Scope::All => return None,
+            Scope::IkeAlone => Parameter::Special(IKE_SA_ALONE),
+            Scope::Child(id) => {
+                let child = self.children.iter().find(|c| c.id == id)?;
+                Parameter::Spi(SpiParameter::Child(child.spi_in))
+            }
+        };
+        Some(Payload::Notify(Notify::new(NotifyType::SELECTOR, mobike_x::emit(&[parameter]))))
+    }
+
+    fn action(&self, ctx: &Ctx<'_>, request: &Request, id: u16) -> Notify {
+        let place =
+            |addr| if request.inner { IpParameter::inner_addr(addr) } else { IpParameter::outer(addr) };
+        let ip = |addr: IpAddr| IpParameter { check: request.check, ..place(addr) };
+        // The address's preference goes with it.
+        let described = |addr: IpAddr| {
+            let preference = self.own(ctx, SocketAddr::new(addr, 0)).preference;
+            let mip = (!request.inner).then(|| Mip { preference, ..Mip::default() });
+            IpParameter { mip, ..ip(addr) }
+        };
+        let (kind, ips) = match request.wish {
+            Wish::Add(addr) => (NotifyType::ADD_SA_ADDRESS, addr.map(described).into_iter().collect()),
+            Wish::Remove(addr) => (NotifyType::REMOVE_SA_ADDRESS, vec![ip(addr)]),
+            Wish::Update { old, new } => {
+                let old = old.map(|a| IpParameter { old: true, ..ip(a) });
+                let new = new.map(|a| IpParameter { new: true, ..described(a) });
+                (NotifyType::UPDATE_SA_ADDRESSES, old.into_iter().chain(new).collect::<Vec<_>>())
+            }
+        };
+        let mut parameters: Vec<Parameter> = ips.into_iter().map(Parameter::Ip).collect();
+        parameters.push(Parameter::Id(id));
+        Notify::new(kind, mobike_x::emit(&parameters))
+    }
+
+    /// The answer: what is not refused is done.
+    pub(super) fn handle_actions_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        actions: &Actions,
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        if only_there && actions.source == self.local {
+            self.note_nat(ctx, payloads);
+        }
+        for (request, id) in actions.requests.iter().zip(1u16..) {
+            let answers = payloads.iter().filter_map(|p| match p {
+                Payload::Notify(n) => Some(n),
+                _ => None,
+            });
+            let concerns = |n: &&Notify| {
+                let named = mobike_x::parse(&n.data).unwrap_or_default();
+                let ids: Vec<u16> = named
+                    .iter()
+                    .filter_map(|p| if let Parameter::Id(id) = p { Some(*id) } else { None })
+                    .collect();
+                ids.contains(&id) || (ids.is_empty() && n.kind.is_error())
+            };
+            let verdict = answers
+                .filter(concerns)
+                .map(|n| n.kind)
+                .find(|k| k.is_error() || *k == NotifyType::CLOSING_SA);
+            self.conclude_action(ctx, request, actions.source, verdict, only_there);
+        }
+        // Something may have been left over, or come up meanwhile.
+        self.tasks.push_back(Task::Reconcile);
+        Ok(())
+    }
+
+    fn conclude_action(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        request: &Request,
+        source: SocketAddr,
+        verdict: Option<NotifyType>,
+        only_there: bool,
+    ) {
+        let refused = verdict.filter(|k| k.is_error());
+        let action = describe(request, source);
+        let outcome = verdict.map_or_else(|| "done".to_string(), |k| k.to_string());
+        ctx.event(Event::AddressAction {
+            ike: self.name(),
+            by_peer: false,
+            action,
+            verdict: outcome,
+            by_hand: request.by_hand,
+        });
+        if refused.is_some() {
+            if let Wish::Add(Some(addr)) | Wish::Update { new: Some(addr), .. } = request.wish {
+                self.mobility.refused.insert(addr);
+            } else if request.wish == Wish::Add(None) {
+                self.mobility.refused.insert(source.ip());
+            } else if matches!(request.wish, Wish::Update { old: Some(_), .. }) && !request.by_hand {
+                // The peer did not know the old address any more: whatever it has is replaced.
+                self.mobility.remapped = true;
+            }
+            return;
+        }
+        if request.check {
+            return;
+        }
+        if let (true, Wish::Add(Some(addr)) | Wish::Update { new: Some(addr), .. }) =
+            (request.by_hand, &request.wish)
+        {
+            self.mobility.by_hand.insert(*addr);
+        }
+        if request.inner {
+            return self.change_inner(ctx, request);
+        }
+        let chosen = |c: &ChildSa| match request.scope {
+            Scope::All => true,
+            Scope::IkeAlone => false,
+            Scope::Child(id) => c.id == id,
+        };
+        if verdict == Some(NotifyType::CLOSING_SA) {
+            let ids: Vec<ChildSaId> =
+                self.children.iter().filter(|c| chosen(c) && c.is_live()).map(|c| c.id).collect();
+            self.tasks.extend(ids.into_iter().map(Task::DeleteChild));
+            return;
+        }
+        let port = self.local.port();
+        match request.wish {
+            Wish::Add(addr) => {
+                let addr = SocketAddr::new(addr.unwrap_or(source.ip()), port);
+                self.mobility.told_at = Some(ctx.now);
+                self.mobility.announced.insert(addr.ip());
+                if request.wish == Wish::Add(None) && !only_there {
+                    // It came from another address in the end, which the peer had before.
+                    self.mobility.announced.remove(&addr.ip());
+                    self.mobility.refused.insert(addr.ip());
+                    return;
+                }
+                let own = self.own(ctx, addr);
+                self.change_halves(ctx, chosen, |halves| {
+                    halves.local.add(own);
+                });
+            }
+            Wish::Remove(addr) => {
+                if request.scope == Scope::All {
+                    self.mobility.announced.remove(&addr);
+                    if ctx.network.has(addr) {
+                        self.mobility.refused.insert(addr);
+                    }
+                }
+                self.change_halves(ctx, chosen, |halves| {
+                    if halves.local.len() > 1 {
+                        halves.local.remove(addr);
+                    }
+                });
+            }
+            Wish::Update { old, new } => {
+                let new = SocketAddr::new(new.unwrap_or(source.ip()), port);
+                if request.scope == Scope::All {
+                    match old {
+                        Some(old) => {
+                            self.mobility.announced.remove(&old);
+                            if ctx.network.has(old) && old != new.ip() {
+                                self.mobility.refused.insert(old);
+                            }
+                        }
+                        None => self.mobility.announced.clear(),
+                    }
+                    self.mobility.announced.insert(new.ip());
+                }
+                let own = self.own(ctx, new);
+                self.change_halves(ctx, chosen, |halves| {
+                    halves.local.update(old.map_or(Replaces::All, Replaces::One), own);
+                });
+                let moves_ike = request.scope != Scope::All || old.is_none_or(|o| o == self.local.ip());
+                if moves_ike
+                    && !matches!(request.scope, Scope::Child(_))
+                    && new.is_ipv4() == self.remote.is_ipv4()
+                {
+                    let remote = self.remote;
+                    self.retarget(ctx, new, remote);
+                }
+            }
+        }
+    }
+
+    /// Our traffic selectors after an action on inner addresses that the peer has carried out.
+    fn change_inner(&mut self, ctx: &mut Ctx<'_>, request: &Request) {
+        let Scope::Child(id) = request.scope else { return };
+        let Some(child) = self.child(id) else { return };
+        let single =
+            |ts: &mobikex_common::ts::TrafficSelector, addr: IpAddr| ts.start == ts.end && ts.start == addr;
+        let host = |shape: &[mobikex_common::ts::TrafficSelector], addr| decide::hosts(shape, &[addr]);
+        let before = child.ts_local.clone();
+        match request.wish {
+            Wish::Add(Some(addr)) => child.ts_local.extend(host(&before, addr)),
+            Wish::Remove(addr) => child.ts_local.retain(|ts| !single(ts, addr)),
+            Wish::Update { old, new: Some(addr) } => {
+                let replaced = |ts: &mobikex_common::ts::TrafficSelector| {
+                    ts.start == ts.end && old.is_none_or(|old| ts.start == old)
+                };
+                let shape: Vec<_> = before.iter().filter(|ts| replaced(ts)).copied().collect();
+                child.ts_local.retain(|ts| !replaced(ts));
+                child.ts_local.extend(host(&shape, addr));
+            }
+            _ => {}
+        }
+        child.selectors_changed = child.ts_local != before;
+        child.touch();
+        self.refresh(ctx);
+    }
+
+    // ---- the peer's side -----------------------------------------------------------------------------------------------
+
+    /// Judges and applies the actions of a request; returns what the answer says about them.
+    pub(super) fn handle_actions(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        (local, source): (SocketAddr, SocketAddr),
+    ) -> Vec<Payload> {
+        if notify(payloads, NotifyType::ECHO_SUPPORTED).is_some() && !self.mobility.echo {
+            self.mobility.echo = true;
+            self.mobility.table.wake(ctx.now);
+        }
+        if let Some(off) = notify(payloads, NotifyType::MOBIKE_UNSUPPORTED_VERSION) {
+            if mobike_x::parse(&off.data)
+                .is_ok_and(|p| p == [Parameter::Version(vec![mobike_x::VERSION_NONE])])
+            {
+                self.freeze(ctx);
+                if self.conn.mobike_x == MobikeX::Require {
+                    self.tasks.push_back(Task::DeleteIke("MOBIKE-X is required here".into()));
+                }
+            }
+            return Vec::new();
+        }
+        if notify(payloads, NotifyType::NO_ADDITIONAL_ADDRESSES).is_some() {
+            self.mobility.alternates.clear();
+        }
+        let parsed = selector::parse(payloads);
+        let mut answers = parsed.refusals;
+        if parsed.actions.is_empty() {
+            return answers.into_iter().map(Payload::Notify).collect();
+        }
+        let mut objects = self.objects(ctx);
+        let port = if source.ip() == self.remote.ip() { self.remote.port() } else { self.default_port() };
+        let mut alternates: Option<Vec<IpAddr>> = None;
+        for action in &parsed.actions {
+            let verdict = if action.check && !self.may_check(ctx) {
+                Verdict::Refused(NotifyType::TEMPORARY_FAILURE)
+            } else {
+                let acceptable = |addr| self.acceptable(ctx, addr);
+                let situation =
+                    Situation { now: ctx.now, sa: self.id, source, port, acceptable: &acceptable };
+                decide(&mut objects, action, &situation)
+            };
+            if let (Verdict::Done, Kind::Additional(named), false) = (verdict, &action.kind, action.check) {
+                alternates.get_or_insert_with(Vec::new).push(named.addr);
+            }
+            self.tell(ctx, action, source, verdict);
+            match verdict {
+                Verdict::Done => {}
+                Verdict::Closing => answers.push(answer(NotifyType::CLOSING_SA, action.id)),
+                Verdict::Refused(kind) => answers.push(answer(kind, action.id)),
+            }
+        }
+        if let Some(list) = alternates {
+            self.mobility.alternates = list;
+        }
+        self.commit(ctx, objects, (local, source));
+        if (local, source) == self.pair() {
+            self.detect_nat(payloads);
+        }
+        answers.into_iter().map(Payload::Notify).collect()
+    }
+
+    fn default_port(&self) -> u16 {
+        // A NAT's port says nothing about another address.
+        if self.peer_behind_nat { 4500 } else { self.remote.port() }
+    }
+
+    fn may_check(&mut self, ctx: &Ctx<'_>) -> bool {
+        let (since, used) = &mut self.mobility.check_budget;
+        if since.is_none_or(|at| ctx.now.saturating_duration_since(at) >= Duration::from_secs(1)) {
+            (*since, *used) = (Some(ctx.now), 0);
+        }
+        *used += 1;
+        *used <= CHECKS_PER_SECOND
+    }
+
+    fn tell(&self, ctx: &mut Ctx<'_>, action: &Action, source: SocketAddr, verdict: Verdict) {
+        let verdict = match verdict {
+            Verdict::Done => "done".to_string(),
+            Verdict::Closing => NotifyType::CLOSING_SA.to_string(),
+            Verdict::Refused(kind) => kind.to_string(),
+        };
+        let action = show(action, source);
+        ctx.event(Event::AddressAction { ike: self.name(), by_peer: true, action, verdict, by_hand: false });
+    }
+
+    /// Copies of the SAs that the peer may speak about: this IKE SA and its Child SAs, then those of its other IKE SAs.
+    fn objects(&self, ctx: &Ctx<'_>) -> Vec<Object> {
+        let mut objects = self.own_objects();
+        for other in ctx.others.values().filter(|o| self.same_peer(o)) {
+            objects.extend(other.own_objects());
+        }
+        objects
+    }
+
+    /// The same identity, proven the same way, under the same connection (M8 of the threats).
+    fn same_peer(&self, other: &Self) -> bool {
+        self.peer().is_some()
+            && self.peer() == other.peer()
+            && self.conn.name == other.conn.name
+            && other.rekeyed_by.is_none()
+            && other.mobility.version == self.mobility.version
+    }
+
+    fn own_objects(&self) -> Vec<Object> {
+        let what = What::Ike { spis: (self.spi_i, self.spi_r) };
+        let mut objects = vec![Object::new(self.id, what, Halves::single(self.local, self.remote))];
+        for child in self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_))) {
+            let what = What::Child {
+                id: child.id,
+                spis: (child.spi_in, child.spi_out),
+                mode: child.mode,
+                encap: self.encap,
+                ts_local: child.ts_local.clone(),
+                ts_remote: child.ts_remote.clone(),
+                permitted: child.permitted_remote(),
+            };
+            objects.push(Object::new(self.id, what, child.halves.clone()));
+        }
+        objects
+    }
+
+    /// Puts the changed copies in the place of what they were made of, ours here and those of other IKE SAs there.
+    fn commit(&mut self, ctx: &mut Ctx<'_>, objects: Vec<Object>, (local, source): (SocketAddr, SocketAddr)) {
+        let (own, others): (Vec<_>, Vec<_>) =
+            objects.into_iter().filter(|o| o.changed || o.closing).partition(|o| o.sa == self.id);
+        self.take_over(ctx, own, (local, source));
+        let mut by_sa: std::collections::BTreeMap<u32, Vec<Object>> = std::collections::BTreeMap::new();
+        others.into_iter().for_each(|o| by_sa.entry(o.sa).or_default().push(o));
+        for (id, objects) in by_sa {
+            // Out of the map while it changes, as for any other input.
+            let Some(mut sa) = ctx.others.remove(&id) else { continue };
+            sa.take_over(ctx, objects, (local, source));
+            ctx.others.insert(id, sa);
+            ctx.effects.push(Effect::RunTasks(id));
+        }
+    }
+
+    fn take_over(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        objects: Vec<Object>,
+        (local, source): (SocketAddr, SocketAddr),
+    ) {
+        if objects.is_empty() {
+            return;
+        }
+        for object in objects {
+            match object.what {
+                What::Ike { .. } => {
+                    let Some(remote) = ike_address(&object.halves.remote) else { continue };
+                    self.mobility.previous = Some((self.local, self.remote));
+                    // Where the request itself came from, its answer goes back the same way.
+                    let local = if remote == source { local } else { self.local };
+                    if local.is_ipv4() == remote.is_ipv4() {
+                        self.retarget(ctx, local, remote);
+                    }
+                }
+                What::Child { id, ts_remote, .. } => {
+                    if object.closing {
+                        self.retries.push((ctx.now + CLOSING, Task::DeleteChild(id)));
+                        continue;
+                    }
+                    let retired: Vec<_> = self.replaced_paths(id, &object.halves.remote);
+                    let until = ctx.now + Duration::from_secs(5);
+                    let Some(child) = self.child(id) else { continue };
+                    child.selectors_changed |= child.ts_remote != ts_remote;
+                    child.ts_remote = ts_remote;
+                    child.halves.remote = object.halves.remote;
+                    child.leaving = object.replaced;
+                    child.retired.extend(retired.into_iter().map(|p| (p, until)));
+                    child.touch();
+                }
+            }
+        }
+        self.want_checks(ctx);
+        self.clear_leaving();
+        self.unsettle(ctx);
+        self.refresh(ctx);
+    }
+
+    /// The paths of a Child SA that a new half of the peer's takes away.
+    fn replaced_paths(&self, id: ChildSaId, next: &Half) -> Vec<mobikex_common::addr::Path> {
+        let Some(child) = self.children.iter().find(|c| c.id == id) else { return Vec::new() };
+        let gone = child.halves.pairs().filter(|(_, r)| !next.has(r.addr.ip()));
+        gone.map(|(l, r)| path(l.addr, r.addr)).collect()
+    }
+}
+
+fn describe(request: &Request, source: SocketAddr) -> String {
+    let implicit = |addr: &Option<IpAddr>| {
+        addr.map_or_else(|| format!("{} (implicit)", source.ip()), |addr| addr.to_string())
+    };
+    let inner = if request.inner { " inner" } else { "" };
+    let check = if request.check { "check: " } else { "" };
+    match &request.wish {
+        Wish::Add(addr) => format!("{check}add{inner} {}", implicit(addr)),
+        Wish::Remove(addr) => format!("{check}remove{inner} {addr}"),
+        Wish::Update { old, new } => {
+            let old = old.map_or_else(|| "all".to_string(), |addr| addr.to_string());
+            format!("{check}update{inner} {old} to {}", implicit(new))
+        }
+    }
+}
+
+fn show(action: &Action, source: SocketAddr) -> String {
+    let check = if action.check { "check: " } else { "" };
+    let inner = |place: &Place| if *place == Place::Inner { " inner" } else { "" };
+    let implicit = || format!("{source} (implicit)");
+    match &action.kind {
+        Kind::Add { place, addr } => {
+            format!("{check}add{} {}", inner(place), addr.map_or_else(implicit, |n| n.addr.to_string()))
+        }
+        Kind::Remove { place, addr } => {
+            format!("{check}remove{} {}", inner(place), addr.map_or_else(implicit, |a| a.to_string()))
+        }
+        Kind::Update { place, old, new } => {
+            let old = old.map_or_else(|| "all".to_string(), |a| a.to_string());
+            format!(
+                "{check}update{} {old} to {}",
+                inner(place),
+                new.map_or_else(implicit, |n| n.addr.to_string())
+            )
+        }
+        Kind::Additional(named) => format!("{check}additional {}", named.addr),
+    }
+}

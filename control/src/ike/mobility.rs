@@ -1,0 +1,706 @@
+//! What an IKE SA knows about addresses, and how its Child SAs follow: shared by MOBIKE (`mobike`) and MOBIKE-X
+//! (`mobike_x`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mobikex_common::addr::{AddressSet, Path, Scheduler};
+use mobikex_common::sa::{ChildSaId, Mode};
+use mobikex_common::wire::echo::Echo;
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use rand_core::Rng;
+use tracing::{debug, info};
+
+use super::addresses::{Half, Halves, Outer};
+use super::child::{ChildSa, ChildState};
+use super::ctx::{Ctx, nat_hash};
+use super::error::IkeError;
+use super::mobike_x::decide::hosts;
+use super::output::{Event, Output};
+use super::path_table::{Health, PathTable, path};
+use super::rules::notify;
+use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sets::{self, Check, Knowledge};
+use super::versions::Version;
+use crate::config::{Connection, ReturnRoutability};
+
+/// Packets that were on their way when a path left a set are still expected for this long.
+const RETIRED: Duration = Duration::from_secs(5);
+/// After a change of paths, packets may overtake each other for this long.
+const UNSETTLED: Duration = Duration::from_millis(500);
+/// Bounds of the time that packets wait for each other then.
+const REORDER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// Datagrams that go to an address of the peer that is not checked yet, one a second (M6 of the threats).
+const CHECK_TRIES: u32 = 3;
+/// How long a check takes at most.
+const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
+/// Pairs of addresses over which one request is sent at most.
+const MAX_ROUTES: usize = 8;
+
+/// See the module.
+#[derive(Clone)]
+pub(super) struct Mobility {
+    pub(super) version: Version,
+    /// What we have offered.
+    pub(super) offered: Vec<Version>,
+    /// We are the initiator of the first IKE SA, who decides in version 1 (RFC 4555 1.3).
+    pub(super) decides: bool,
+    /// The peer answers echoes, so that paths can be probed.
+    pub(super) echo: bool,
+    /// The peer's additional addresses (RFC 4555 3.4): where else to look for it.
+    pub(super) alternates: Vec<IpAddr>,
+    /// The peer's addresses, and whether they have been checked.
+    pub(super) checks: BTreeMap<SocketAddr, Check>,
+    pub(super) table: PathTable,
+    /// Our addresses that the peer has been told of, and has not refused.
+    pub(super) announced: BTreeSet<IpAddr>,
+    /// Those that an operator has told it of by hand, whether we have them or not.
+    pub(super) by_hand: BTreeSet<IpAddr>,
+    /// Those that it has refused; asked again when the network changes.
+    pub(super) refused: BTreeSet<IpAddr>,
+    /// The first message of version 2 has told what we can do.
+    pub(super) greeted: bool,
+    /// Version 1: the peer is to be told of new addresses (RFC 4555 3.5, "pending_update").
+    pub(super) update_wanted: bool,
+    /// The NAT before us has a new mapping, which the peer of version 2 is to be told.
+    pub(super) remapped: bool,
+    /// Where the peer was before it moved.
+    pub(super) previous: Option<(SocketAddr, SocketAddr)>,
+    /// What the peer saw as our address, hashed (RFC 4555 3.8).
+    pub(super) seen: Option<Vec<u8>>,
+    /// Requests to check something are answered for the sake of this budget, refilled every second.
+    pub(super) check_budget: (Option<Instant>, u32),
+    /// New requests after UNEXPECTED_NAT_DETECTED.
+    pub(super) nat_retries: u32,
+    /// When the peer was told of an address last.
+    pub(super) told_at: Option<Instant>,
+    unsettled_until: Option<Instant>,
+}
+
+impl Mobility {
+    pub(super) fn new(conn: &Connection, decides: bool) -> Self {
+        Self {
+            version: Version::None,
+            offered: Vec::new(),
+            decides,
+            echo: false,
+            alternates: Vec::new(),
+            checks: BTreeMap::new(),
+            table: PathTable::new(conn.paths.probe_interval),
+            announced: BTreeSet::new(),
+            by_hand: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            greeted: false,
+            update_wanted: false,
+            remapped: false,
+            previous: None,
+            seen: None,
+            check_budget: (None, 0),
+            nat_retries: 0,
+            told_at: None,
+            unsettled_until: None,
+        }
+    }
+
+    /// Whether paths are probed in the packet path.
+    pub(super) fn probes(&self) -> bool {
+        self.version == Version::MobikeX && self.echo
+    }
+}
+
+/// The address belongs to a host behind a NAT when the other end has a public one.
+pub(super) fn is_private(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(a) => a.is_private() || (a.octets()[0] == 100 && a.octets()[1] & 0xc0 == 64),
+        IpAddr::V6(a) => a.octets()[0] & 0xfe == 0xfc,
+    }
+}
+
+impl IkeSa {
+    /// The pair that this IKE SA sends over.
+    pub(super) fn current(&self) -> Path {
+        path(self.local, self.remote)
+    }
+
+    /// Both sides have just used the current pair: everything starts from it.
+    pub(super) fn start_mobility(&mut self, ctx: &Ctx<'_>) {
+        self.mobility.checks.insert(self.remote, Check::Passed);
+        self.mobility.table.proven(self.current(), ctx.now);
+        self.mobility.announced.insert(self.local.ip());
+    }
+
+    /// One of our addresses, with what its interface is worth.
+    pub(super) fn own(&self, ctx: &Ctx<'_>, addr: SocketAddr) -> Outer {
+        let found = ctx.network.find(addr.ip());
+        let preference = found.map(|a| self.conn.paths.preference(&a.interface));
+        let mut outer = Outer::new(addr);
+        outer.preference = preference.unwrap_or(outer.preference);
+        outer
+    }
+
+    /// The halves of a Child SA that is negotiated now.
+    pub(super) fn initial_halves(&self, ctx: &Ctx<'_>) -> Halves {
+        let mut halves = Halves::single(self.local, self.remote);
+        halves.local.add(self.own(ctx, self.local));
+        halves
+    }
+
+    fn knowledge<'a>(&'a self, ctx: &'a Ctx<'_>) -> Knowledge<'a> {
+        Knowledge {
+            now: ctx.now,
+            table: &self.mobility.table,
+            network: ctx.network,
+            checks: &self.mobility.checks,
+            routability: self.conn.return_routability,
+            probed: self.mobility.probes(),
+            encap: self.encap,
+        }
+    }
+
+    /// The address set of a Child SA as it should be, with the generation of the one that it has.
+    pub(super) fn address_set(&self, ctx: &Ctx<'_>, child: &ChildSa) -> AddressSet {
+        let wanted = child.config.scheduler.unwrap_or(self.conn.paths.scheduler);
+        let (scheduler, paths) =
+            sets::build(&child.halves, &child.leaving, &child.retired, wanted, &self.knowledge(ctx));
+        let several = paths.iter().filter(|p| p.weight > 0).count() > 1;
+        let waits = match wanted {
+            Scheduler::Packet => several,
+            Scheduler::Flow | Scheduler::Backup => self.mobility.unsettled_until.is_some(),
+            Scheduler::Redundant => false,
+        };
+        let spread = self.mobility.table.spread() * 3 / 2 + REORDER.0;
+        let resequence_ms = if waits { spread.min(REORDER.1).as_millis() as u16 } else { 0 };
+        AddressSet { generation: child.addresses.generation, scheduler, resequence_ms, paths }
+    }
+
+    /// Brings the packet path in line with what is known now. SAs with the same paths change in one step.
+    pub(super) fn refresh(&mut self, ctx: &mut Ctx<'_>) {
+        self.refresh_paths(ctx);
+        let mut changes: Vec<(AddressSet, Vec<ChildSaId>)> = Vec::new();
+        let mut transport: Vec<ChildSaId> = Vec::new();
+        for index in 0..self.children.len() {
+            let set = self.address_set(ctx, &self.children[index]);
+            let child = &mut self.children[index];
+            if set == child.addresses || set.paths.is_empty() {
+                continue;
+            }
+            child.addresses = AddressSet { generation: child.addresses.generation + 1, ..set };
+            if child.follow_selectors() {
+                transport.push(child.id);
+                continue;
+            }
+            let set = AddressSet { generation: 0, ..child.addresses.clone() };
+            match changes.iter_mut().find(|(known, _)| *known == set) {
+                Some((_, ids)) => ids.push(child.id),
+                None => changes.push((set, vec![child.id])),
+            }
+        }
+        for (set, children) in changes {
+            ctx.out.push_back(Output::SetAddresses { children, set });
+        }
+        for id in transport {
+            let Some(child) = self.children.iter().find(|c| c.id == id) else { continue };
+            ctx.out.push_back(Output::SetSelectors {
+                child: id,
+                set: child.addresses.clone(),
+                ts_local: child.ts_local.clone(),
+                ts_remote: child.ts_remote.clone(),
+            });
+        }
+    }
+
+    /// Ends what has had its time, and makes the path table hold the pairs of all children.
+    fn refresh_paths(&mut self, ctx: &Ctx<'_>) {
+        let now = ctx.now;
+        let mut wanted = vec![self.current()];
+        for child in &mut self.children {
+            child.halves.local.expire(now);
+            child.halves.remote.expire(now);
+            child.retired.retain(|(_, until)| *until > now);
+            child.timed_at = [child.halves.local.next_change(now), child.halves.remote.next_change(now)]
+                .into_iter()
+                .flatten()
+                .min();
+            let pairs = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr));
+            let old =
+                child.leaving.iter().flat_map(|r| child.halves.local.iter().map(|l| path(l.addr, r.addr)));
+            for pair in pairs.chain(old) {
+                if !wanted.contains(&pair) {
+                    wanted.push(pair);
+                }
+            }
+        }
+        self.mobility.table.keep(&wanted, now);
+    }
+
+    /// Applies `change` to the halves of Child SAs. Paths that this takes away are retired, and for a while packets may
+    /// overtake each other.
+    pub(super) fn change_halves(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        chosen: impl Fn(&ChildSa) -> bool,
+        mut change: impl FnMut(&mut Halves),
+    ) {
+        let until = ctx.now + RETIRED;
+        for child in self.children.iter_mut().filter(|c| chosen(c)) {
+            let before: Vec<Path> = child.addresses.paths.iter().map(|p| p.path).collect();
+            change(&mut child.halves);
+            let kept: Vec<Path> = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr)).collect();
+            for path in before.into_iter().filter(|p| !kept.contains(p)) {
+                if !child.retired.iter().any(|(p, _)| *p == path) {
+                    child.retired.push((path, until));
+                }
+            }
+        }
+        self.unsettle(ctx);
+        self.refresh(ctx);
+    }
+
+    /// Packets may overtake each other for a while. Only version 2 lets a set have several paths.
+    pub(super) fn unsettle(&mut self, ctx: &Ctx<'_>) {
+        if self.mobility.version == Version::MobikeX {
+            self.mobility.unsettled_until = Some(ctx.now + UNSETTLED);
+        }
+    }
+
+    // ---- probes ------------------------------------------------------------------------------------------------------
+
+    /// Timers of paths and addresses.
+    pub(super) fn mobility_timeouts(&mut self, ctx: &mut Ctx<'_>) {
+        let mut changed = false;
+        if self.mobility.unsettled_until.is_some_and(|at| at <= ctx.now) {
+            self.mobility.unsettled_until = None;
+            changed = true;
+        }
+        changed |= self.children.iter().any(|c| c.next_address_change().is_some_and(|at| at <= ctx.now));
+        if self.mobility.probes() {
+            for path in self.mobility.table.expire(ctx.now) {
+                changed = true;
+                ctx.event(Event::PathDown { ike: self.name(), path });
+            }
+            self.send_probes(ctx);
+            if changed {
+                self.prefer_working_path(ctx);
+            }
+        }
+        if changed {
+            self.unsettle_if_several(ctx);
+            self.refresh(ctx);
+        }
+    }
+
+    fn unsettle_if_several(&mut self, ctx: &Ctx<'_>) {
+        if self.mobility.table.iter().count() > 1 && self.mobility.unsettled_until.is_some() {
+            self.unsettle(ctx);
+        }
+    }
+
+    /// When [`Self::mobility_timeouts`] has something to do.
+    pub(super) fn mobility_timeout(&self) -> Option<Instant> {
+        let probes = self.mobility.probes() && self.carrier().is_some();
+        [
+            self.mobility.unsettled_until,
+            self.mobility.table.next_timeout().filter(|_| probes),
+            self.children.iter().filter_map(ChildSa::next_address_change).min(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// The Child SA that carries probes: any that both sides have for certain.
+    fn carrier(&self) -> Option<&ChildSa> {
+        self.children.iter().find(|c| c.outbound && c.is_live())
+    }
+
+    fn send_probes(&mut self, ctx: &mut Ctx<'_>) {
+        let Some(child) = self.carrier().map(|c| c.id) else { return };
+        let was_busy = self.mobility.table.is_busy();
+        for probe in self.mobility.table.due(ctx.now, || ctx.rng.next_u64()) {
+            let device = ctx.network.device(probe.path.local.ip());
+            let echo = Echo {
+                response: false,
+                identifier: probe.identifier,
+                sequence: probe.sequence,
+                return_spi: None,
+                data: probe.cookie.to_be_bytes().to_vec(),
+            };
+            ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap: self.encap, echo });
+        }
+        if was_busy && !self.mobility.table.is_busy() {
+            let children = self.children.iter().map(|c| c.id).collect();
+            ctx.out.push_back(Output::WatchTraffic(children));
+        }
+    }
+
+    /// The answer to a probe.
+    pub(super) fn handle_echo(&mut self, ctx: &mut Ctx<'_>, echo: &Echo, at: Instant) {
+        let Some(cookie) = echo.data.first_chunk().map(|octets| u64::from_be_bytes(*octets)) else { return };
+        let changed = self.mobility.table.answer(echo.identifier, echo.sequence, cookie, at);
+        if let Some(path) = changed {
+            ctx.event(Event::PathUp { ike: self.name(), path });
+            self.announce_again(ctx, path.local.ip());
+            self.prefer_working_path(ctx);
+            self.unsettle(ctx);
+            self.refresh(ctx);
+        }
+    }
+
+    /// A Child SA sends again after a pause.
+    pub(super) fn traffic_begins(&mut self, ctx: &mut Ctx<'_>) {
+        self.mobility.table.wake(ctx.now);
+        self.mobility_timeouts(ctx);
+    }
+
+    /// ESP came from an address that is not in the set. Only a peer behind a NAT can be where it has not said to be, and
+    /// only if it answers there.
+    pub(super) fn new_source(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+        let known = self.children.iter().any(|c| {
+            c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
+                || c.retired.iter().any(|(p, _)| p.remote == path.remote)
+        });
+        if known || !self.peer_behind_nat || !self.acceptable(ctx, path.remote.ip()) {
+            return;
+        }
+        self.add_task(ctx, Task::Check(path.remote));
+    }
+
+    /// An address of ours works that did not when the peer was told of it: the peer may have checked it in vain and
+    /// forgotten it. Adding what is there already does no harm (MOBIKE-X profile 6).
+    fn announce_again(&mut self, ctx: &mut Ctx<'_>, addr: IpAddr) {
+        let told = self.mobility.told_at;
+        let late = told.is_some_and(|at| ctx.now.saturating_duration_since(at) > CHECK_TIME);
+        if late && addr != self.local.ip() && self.mobility.announced.remove(&addr) {
+            self.add_task(ctx, Task::Reconcile);
+        }
+    }
+
+    /// IKE messages go over a pair that works, if the current one does not.
+    fn prefer_working_path(&mut self, ctx: &mut Ctx<'_>) {
+        let current = self.current();
+        if self.mobility.table.health(&current) == Health::Up && ctx.network.has(current.local.ip()) {
+            return;
+        }
+        let passed = |p: &Path| self.mobility.checks.get(&p.remote) == Some(&Check::Passed);
+        let working = self
+            .mobility
+            .table
+            .iter()
+            .filter(|p| p.health == Health::Up && passed(&p.path) && ctx.network.has(p.path.local.ip()))
+            .map(|p| p.path)
+            .next();
+        if let Some(path) = working {
+            debug!(target: "IKE", "{} sends over {path} now", self.name());
+            self.retarget(ctx, path.local, path.remote);
+        }
+    }
+
+    // ---- requests over several pairs ---------------------------------------------------------------------------------
+
+    /// Sends over another pair from now on, beginning with the request under way.
+    pub(super) fn retarget(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
+        if (self.local, self.remote) == (local, remote) {
+            return;
+        }
+        (self.local, self.remote) = (local, remote);
+        if let Some(pending) = &mut self.pending {
+            pending.targets += 1;
+            let datagram = pending.datagram.clone();
+            if pending.via.is_none() {
+                ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+            }
+        }
+    }
+
+    /// Our addresses that the connection may use and that lead to some address of the peer, or anywhere.
+    pub(super) fn candidates(&self, ctx: &Ctx<'_>) -> Vec<IpAddr> {
+        let remotes = self.peer_addresses();
+        let mut found: Vec<_> = ctx
+            .network
+            .usable(&self.conn)
+            .filter(|a| a.leads_anywhere() || remotes.iter().any(|r| a.reaches(r.ip())))
+            .map(|a| (std::cmp::Reverse(self.conn.paths.preference(&a.interface)), a.addr))
+            .collect();
+        // Stable, so that the system's order decides among equals.
+        found.sort_by_key(|(preference, _)| *preference);
+        found.into_iter().map(|(_, addr)| addr).take(super::addresses::MAX_ADDRESSES).collect()
+    }
+
+    /// Where the peer may be found, the present address first.
+    pub(super) fn peer_addresses(&self) -> Vec<SocketAddr> {
+        let mut found = vec![self.remote];
+        let mut push = |addr: SocketAddr| {
+            if !found.iter().any(|f| f.ip() == addr.ip()) {
+                found.push(addr);
+            }
+        };
+        self.children.iter().flat_map(|c| c.halves.remote.iter()).for_each(|o| push(o.addr));
+        self.mobility.previous.iter().for_each(|(_, remote)| push(*remote));
+        let port = self.remote.port();
+        self.mobility.alternates.iter().for_each(|a| push(SocketAddr::new(*a, port)));
+        self.conn.remote_singles().for_each(|a| push(SocketAddr::new(a, port)));
+        found
+    }
+
+    /// Pairs over which a request may reach the peer, the most promising first.
+    pub(super) fn routes(&self, ctx: &Ctx<'_>) -> Vec<Path> {
+        let mut found = Vec::new();
+        let mut push = |p: Path| {
+            if found.len() < MAX_ROUTES && !found.contains(&p) {
+                found.push(p);
+            }
+        };
+        if ctx.network.has(self.local.ip()) {
+            push(self.current());
+        }
+        if self.mobility.version == Version::None {
+            return vec![self.current()];
+        }
+        let up = self.mobility.table.iter().filter(|p| p.health == Health::Up);
+        up.filter(|p| ctx.network.has(p.path.local.ip())).for_each(|p| push(p.path));
+        let remotes = self.peer_addresses();
+        for local in self.candidates(ctx) {
+            let reaches = |r: &&SocketAddr| ctx.network.find(local).is_some_and(|l| l.reaches(r.ip()));
+            for remote in remotes.iter().filter(reaches) {
+                push(path(SocketAddr::new(local, self.local.port()), *remote));
+            }
+        }
+        found
+    }
+
+    /// Sends the request under way once more: first as it was sent, then over every other pair as well.
+    pub(super) fn transmit_again(&mut self, ctx: &mut Ctx<'_>) {
+        let routes = self.routes(ctx);
+        let current = self.current();
+        let nat_t = self.nat_t;
+        let name = self.name();
+        let Some(pending) = &mut self.pending else { return };
+        let datagram = pending.datagram.clone();
+        if let Some(via) = &mut pending.via {
+            via.tries -= 1;
+            if via.tries > 0 {
+                let (local, remote) = (via.path.local, via.path.remote);
+                return ctx.transmit(local, remote, nat_t, datagram);
+            }
+            debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
+            pending.via = None;
+            pending.targets += 1;
+            return ctx.transmit(current.local, current.remote, nat_t, datagram);
+        }
+        ctx.transmit(current.local, current.remote, nat_t, datagram.clone());
+        if pending.attempts < 2 {
+            return;
+        }
+        for route in routes.into_iter().filter(|r| *r != current) {
+            pending.targets += 1;
+            ctx.transmit(route.local, route.remote, nat_t, datagram.clone());
+        }
+    }
+
+    /// An answer came over a pair other than the current one, which did not answer: that one works.
+    pub(super) fn found_working(&mut self, addresses: (SocketAddr, SocketAddr)) {
+        let (local, remote) = addresses;
+        let known = self.peer_addresses().contains(&remote);
+        if self.mobility.version == Version::None || !known || (self.local, self.remote) == addresses {
+            return;
+        }
+        if self.mobility.version == Version::MobikeX || self.mobility.decides {
+            info!(target: "IKE", "{} found a working path {}", self.name(), path(local, remote));
+            self.mobility.previous = Some((self.local, self.remote));
+            (self.local, self.remote) = addresses;
+            self.mobility.update_wanted = true;
+            self.tasks.push_back(Task::Reconcile);
+        }
+    }
+
+    // ---- return routability (RFC 4555 3.7) ----------------------------------------------------------------------------
+
+    /// Sees to it that every address of the peer is checked, as policy wants.
+    pub(super) fn want_checks(&mut self, ctx: &mut Ctx<'_>) {
+        let used: Vec<SocketAddr> = self
+            .children
+            .iter()
+            .filter(|c| !matches!(c.state, ChildState::Lingering(_)))
+            .flat_map(|c| c.halves.remote.iter().map(|o| o.addr))
+            .chain([self.remote])
+            .collect();
+        let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
+        let known: Vec<SocketAddr> = used.iter().copied().chain(leaving).collect();
+        self.mobility.checks.retain(|addr, _| known.contains(addr));
+        for addr in used {
+            if self.mobility.checks.contains_key(&addr) {
+                continue;
+            }
+            if self.conn.return_routability == ReturnRoutability::Off {
+                self.mobility.checks.insert(addr, Check::Passed);
+                continue;
+            }
+            self.mobility.checks.insert(addr, Check::Open);
+            self.tasks.push_back(Task::Check(addr));
+        }
+        self.refresh(ctx);
+    }
+
+    /// A local address from which `remote` can be reached.
+    fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
+        if self.local.is_ipv4() == remote.is_ipv4() && ctx.network.has(self.local.ip()) {
+            return Some(self.local);
+        }
+        let reaches = |a: &IpAddr| ctx.network.find(*a).is_some_and(|l| l.reaches(remote.ip()));
+        self.candidates(ctx).into_iter().find(reaches).map(|a| SocketAddr::new(a, self.local.port()))
+    }
+
+    /// COOKIE2 to an address of the peer.
+    pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
+        let rebound = !self.mobility.checks.contains_key(&remote);
+        let Some(local) = self.source_toward(ctx, remote) else {
+            self.check_failed(ctx, remote, "there is no way to reach it");
+            return Ok(());
+        };
+        let cookie = cookie(ctx);
+        let mut payloads = self.nat_detection(local, remote).to_vec();
+        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
+        debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
+        let exchange = Exchange::Check { remote, cookie, rebound };
+        let via = Via { path: path(local, remote), tries: CHECK_TRIES };
+        self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
+    }
+
+    /// The answer to a check. It proves the address only if the request went nowhere else.
+    pub(super) fn handle_check_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (remote, cookie, rebound): (SocketAddr, &[u8], bool),
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        self.verify_cookie(ctx, cookie, payloads)?;
+        if !only_there {
+            if !rebound {
+                self.check_failed(ctx, remote, "it does not answer there");
+            }
+            return Ok(());
+        }
+        if rebound {
+            self.peer_rebound(ctx, remote);
+        }
+        self.check_passed(ctx, remote);
+        Ok(())
+    }
+
+    /// Closes the IKE SA unless COOKIE2 came back as it was sent (RFC 4555 3.7).
+    pub(super) fn verify_cookie(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        cookie: &[u8],
+        payloads: &[Payload],
+    ) -> Result<(), Gone> {
+        match notify(payloads, NotifyType::COOKIE2) {
+            Some(answer) if answer.data == cookie => Ok(()),
+            _ => Err(self.close(ctx, "the peer did not return COOKIE2 as it was sent", false)),
+        }
+    }
+
+    pub(super) fn check_passed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+        self.mobility.checks.insert(remote, Check::Passed);
+        if let Some(local) = self.source_toward(ctx, remote) {
+            self.mobility.table.proven(path(local, remote), ctx.now);
+        }
+        let until = ctx.now + RETIRED;
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+            for old in std::mem::take(&mut child.leaving) {
+                let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
+                let gone = child.halves.local.iter().filter(fits).map(|l| (path(l.addr, old.addr), until));
+                child.retired.extend(gone.collect::<Vec<_>>());
+            }
+        }
+        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
+        self.unsettle(ctx);
+        self.refresh(ctx);
+    }
+
+    /// An address at which the peer is not: what it had before counts again.
+    fn check_failed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr, reason: &str) {
+        info!(target: "IKE", "{} the peer is not reachable at {remote}: {reason}", self.name());
+        self.mobility.checks.remove(&remote);
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+            let back = std::mem::take(&mut child.leaving);
+            back.into_iter().for_each(|old| {
+                child.halves.remote.add(old);
+            });
+            // The last one stays, so that the SA can still be reached if the check was wrong.
+            if child.halves.remote.len() > 1 {
+                child.halves.remote.remove(remote.ip());
+            }
+        }
+        if self.remote == remote
+            && let Some((local, remote)) = self.mobility.previous
+        {
+            self.retarget(ctx, local, remote);
+        }
+        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
+        self.refresh(ctx);
+    }
+
+    /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.
+    fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+        let follows = |half: &Half| match half.find(remote.ip()) {
+            Some(same) => Some(*same),
+            None if half.len() == 1 => half.iter().next().copied(),
+            None => None,
+        };
+        self.change_halves(
+            ctx,
+            |_| true,
+            |halves| {
+                if let Some(old) = follows(&halves.remote) {
+                    let new = Outer { addr: remote, ..old };
+                    halves.remote.update(super::addresses::Replaces::One(old.addr.ip()), new);
+                }
+            },
+        );
+        if self.remote.ip() == remote.ip() || self.children.iter().all(|c| c.halves.remote.len() == 1) {
+            let local = self.local;
+            self.retarget(ctx, local, remote);
+        }
+    }
+
+    // ---- NAT ---------------------------------------------------------------------------------------------------------
+
+    /// NAT_DETECTION of a message between two addresses. With `encap` the source is made to look translated, so that
+    /// the peer encapsulates too; an all-zero port does that without lying about the address family.
+    pub(super) fn nat_detection(&self, local: SocketAddr, remote: SocketAddr) -> [Payload; 2] {
+        let source = if self.conn.encap { SocketAddr::new(local.ip(), 0) } else { local };
+        let hash = |addr| nat_hash(self.spi_i, self.spi_r, addr).to_vec();
+        [
+            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_SOURCE_IP, hash(source))),
+            Payload::Notify(Notify::new(NotifyType::NAT_DETECTION_DESTINATION_IP, hash(remote))),
+        ]
+    }
+}
+
+/// Unpredictable to the peer (RFC 4555 4.2.5).
+pub(super) fn cookie(ctx: &mut Ctx<'_>) -> Vec<u8> {
+    let mut cookie = vec![0; 16];
+    ctx.rng.fill_bytes(&mut cookie);
+    cookie
+}
+
+impl ChildSa {
+    /// In transport mode the addresses are the selectors: brings them in line, and tells whether the SA is such a one.
+    pub(super) fn follow_selectors(&mut self) -> bool {
+        if self.mode != Mode::Transport {
+            return std::mem::take(&mut self.selectors_changed);
+        }
+        let addrs = |half: &Half| half.iter().map(|o| o.addr.ip()).collect::<Vec<_>>();
+        self.ts_local = hosts(&self.ts_local, &addrs(&self.halves.local));
+        self.ts_remote = hosts(&self.ts_remote, &addrs(&self.halves.remote));
+        true
+    }
+
+    /// When one of its addresses begins, ends, or is no longer expected.
+    fn next_address_change(&self) -> Option<Instant> {
+        self.retired.iter().map(|(_, until)| *until).chain(self.timed_at).min()
+    }
+}

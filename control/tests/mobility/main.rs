@@ -1,0 +1,464 @@
+//! MOBIKE (RFC 4555) and MOBIKE-X between two endpoints, in fake time.
+//!
+//! Tests named `m1_...` and so on hold the invariants of the project's list of attacks on mobility.
+
+#![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
+
+mod world;
+
+use std::time::Duration;
+
+use mobikex::config::{MobikeX, ReturnRoutability};
+use mobikex::ike::{AddressAction, Command, Event, Version};
+use mobikex_common::addr::Scheduler;
+use world::{A, B, Nat, World, config, configs, ip};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+
+fn version_1(c: &mut mobikex::config::Connection) {
+    c.mobike_x = MobikeX::No;
+}
+
+fn pair(a: &str, b: &str) -> String {
+    format!("{a}-{b}")
+}
+
+// ---- version 1 -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn mobike_moves_the_ike_sa_and_its_children_together() {
+    let mut world = World::up(1, configs(version_1), [&A[..1], &B[..1]]);
+    assert_eq!(world.view(0).mobike, Version::Mobike);
+    world.replace(0, A[0], A[1]);
+    world.advance(SECOND);
+    assert_eq!(world.carrying(0), [pair(A[1], B[0])]);
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+    assert_eq!(world.view(1).remote.ip(), ip(A[1]));
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn mobike_moves_between_families() {
+    let mut world = World::up(2, configs(version_1), [&A[..1], &[B[0], B[2]]]);
+    world.replace(0, A[0], A[2]);
+    world.advance(5 * SECOND);
+    assert_eq!(world.carrying(0), [pair(A[2], B[2])], "by the responder's additional address");
+    assert_eq!(world.carrying(1), [pair(B[2], A[2])]);
+}
+
+#[test]
+fn mobike_finds_another_pair_when_the_link_is_cut() {
+    let mut world = World::up(
+        3,
+        configs(|c| {
+            version_1(c);
+            c.dpd_delay = 5 * SECOND;
+        }),
+        [&A[..2], &B[..2]],
+    );
+    world.cut.insert(ip(A[0]));
+    world.advance(20 * SECOND);
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
+    world.cut.clear();
+    world.cut.insert(ip(B[0]));
+    world.advance(20 * SECOND);
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn mobike_responder_tells_of_its_addresses_and_moves_by_itself_only_when_it_must() {
+    let mut world = World::up(4, configs(version_1), [&A[..1], &B[..1]]);
+    world.add(1, B[1]);
+    world.advance(SECOND);
+    assert_eq!(world.view(0).alternates, [ip(B[1]), ip(B[0])]);
+    assert_eq!(world.carrying(1), [pair(B[0], A[0])]);
+    world.remove(1, B[0]);
+    world.advance(5 * SECOND);
+    world.assert_traffic_arrives();
+    assert_eq!(world.carrying(0), [pair(A[0], B[1])]);
+}
+
+#[test]
+fn m1_m13_only_the_original_initiator_may_update_in_version_1() {
+    let mut world = World::up(5, configs(version_1), [&A[..1], &B[..1]]);
+    world.command(1, Command::Rekey { connection: "home".into(), child: None });
+    world.advance(5 * SECOND);
+    // The responder started the latest IKE SA, yet the initiator of the first one decides.
+    world.replace(0, A[0], A[1]);
+    world.advance(2 * SECOND);
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+}
+
+// ---- versions --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn versions_are_agreed_as_policies_allow() {
+    let policies = [(false, MobikeX::No), (true, MobikeX::No), (true, MobikeX::Yes), (false, MobikeX::Yes)];
+    for (seed, a) in policies.into_iter().enumerate() {
+        for b in policies {
+            let mut c = [config(0), config(1)];
+            for (config, (mobike, x)) in c.iter_mut().zip([a, b]) {
+                (config.connections[0].mobike, config.connections[0].mobike_x) = (mobike, x);
+            }
+            let world = World::up(seed as u64, c, [&A[..1], &B[..1]]);
+            let expected = match (a, b) {
+                ((_, MobikeX::Yes), (_, MobikeX::Yes)) => Version::MobikeX,
+                ((true, _), (true, _)) => Version::Mobike,
+                _ => Version::None,
+            };
+            assert_eq!(world.view(0).mobike, expected, "{a:?} {b:?}");
+            for host in 0..2 {
+                let paths = &world.sending(host).addresses.paths;
+                assert!(paths.iter().any(|p| p.weight > 0) && paths.iter().all(|p| !p.limited), "{paths:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn m14_require_means_that_there_is_no_ike_sa_without() {
+    for (required, other) in [(0, 1), (1, 0)] {
+        let mut c = [config(0), config(1)];
+        c[required].connections[0].mobike_x = MobikeX::Require;
+        c[other].connections[0].mobike_x = MobikeX::No;
+        let mut world = World::with(7, c, [&A[..1], &B[..1]]);
+        world.command(0, Command::Up { connection: "home".into(), child: None });
+        world.advance(60 * SECOND);
+        assert!(world.hosts[required].endpoint.ike_sas(world.now).is_empty(), "{required}");
+        assert!(world.story(required).contains("MOBIKE-X is required"), "{}", world.story(required));
+    }
+}
+
+#[test]
+fn m14_none_in_mid_life_freezes_the_addresses() {
+    let mut world = World::up(8, configs(|_| {}), [&A[..2], &B[..1]]);
+    let before = (world.carrying(0), world.carrying(1));
+    assert_eq!(before.0.len(), 2);
+    let mut without = config(0);
+    without.connections[0].mobike_x = MobikeX::No;
+    let now = world.now;
+    world.hosts[0].endpoint.set_config(now, without);
+    world.advance(2 * SECOND);
+    for host in 0..2 {
+        assert_eq!(world.view(host).mobike, Version::None);
+    }
+    assert_eq!((world.carrying(0), world.carrying(1)), before);
+    world.assert_one_tunnel();
+}
+
+// ---- version 2 -------------------------------------------------------------------------------------------------------
+
+#[test]
+fn all_addresses_of_both_sides_carry_traffic_at_once() {
+    let mut world = World::up(10, configs(|_| {}), [&A[..2], &B[..2]]);
+    assert_eq!(world.view(0).mobike, Version::MobikeX);
+    world.advance(5 * SECOND);
+    let all = [pair(A[0], B[0]), pair(A[0], B[1]), pair(A[1], B[0]), pair(A[1], B[1])];
+    assert_eq!(world.carrying(0), all);
+    assert_eq!(world.carrying(1).len(), 4);
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn addresses_join_and_leave() {
+    let mut world = World::up(11, configs(|_| {}), [&A[..1], &B[..1]]);
+    world.add(0, A[1]);
+    world.advance(2 * SECOND);
+    assert_eq!(world.carrying(1), [pair(B[0], A[0]), pair(B[0], A[1])]);
+    world.remove(0, A[0]);
+    assert_eq!(world.carrying(0), [pair(A[1], B[0])], "at once: the address is gone");
+    world.advance(SECOND);
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+    assert_eq!(world.view(1).remote.ip(), ip(A[1]), "the IKE SA has moved as well");
+    world.add(0, A[2]);
+    world.add(1, B[2]);
+    world.advance(3 * SECOND);
+    let mut expected = [pair(A[2], B[2]), pair(A[1], B[0])];
+    expected.sort();
+    assert_eq!(world.carrying(0), expected);
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn a_host_that_changes_its_only_address_is_followed() {
+    for side in 0..2 {
+        let mut world = World::up(12, configs(|_| {}), [&A[..1], &B[..1]]);
+        let (old, new) = if side == 0 { (A[0], A[1]) } else { (B[0], B[1]) };
+        world.replace(side, old, new);
+        // Half a round trip later the peer sends to the new address, before it is checked.
+        world.advance(15 * MS);
+        let copies = &world.sending(1 - side).addresses;
+        assert_eq!(copies.scheduler, Scheduler::Redundant);
+        assert!(copies.paths.iter().any(|p| p.path.remote.ip() == ip(new) && p.weight > 0 && p.limited));
+        world.advance(SECOND);
+        assert_eq!(world.carrying(1 - side).len(), 1);
+        world.assert_traffic_arrives();
+        assert_eq!(world.scheduler(1 - side), Scheduler::Flow);
+    }
+}
+
+#[test]
+fn a_gap_without_any_address_is_bridged() {
+    let mut world = World::up(13, configs(|_| {}), [&A[..1], &B[..1]]);
+    world.remove(0, A[0]);
+    world.advance(20 * SECOND);
+    world.add(0, A[1]);
+    world.advance(SECOND);
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+}
+
+#[test]
+fn both_ends_may_move_at_once() {
+    let mut world = World::up(14, configs(|_| {}), [&A[..2], &B[..2]]);
+    world.advance(3 * SECOND);
+    world.remove(0, A[0]);
+    world.remove(1, B[0]);
+    world.advance(10 * SECOND);
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
+    assert_eq!(world.carrying(0), [pair(A[1], B[1])]);
+}
+
+#[test]
+fn a_cut_link_is_left_within_three_probes_and_comes_back() {
+    let mut world = World::up(15, configs(|_| {}), [&A[..2], &B[..1]]);
+    world.advance(5 * SECOND);
+    assert_eq!(world.carrying(0).len(), 2);
+    world.cut.insert(ip(A[0]));
+    world.advance(300 * MS);
+    assert_eq!(world.carrying(0), [pair(A[1], B[0])], "{:#?}", world.view(0).paths);
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+    world.advance(30 * SECOND);
+    world.assert_one_tunnel();
+    world.cut.clear();
+    world.advance(3 * SECOND);
+    assert_eq!(world.carrying(0).len(), 2, "{}", world.story(0));
+    assert_eq!(world.carrying(1).len(), 2);
+}
+
+#[test]
+fn start_up_tries_every_pair() {
+    let mut c = [config(0), config(1)];
+    c[0].connections[0].remote_addrs =
+        B[..2].iter().map(|b| mobikex::config::AddrPattern::Range(b.parse().unwrap())).collect();
+    let mut world = World::with(16, c, [&A[..2], &B[..2]]);
+    world.cut.insert(ip(A[0]));
+    world.cut.insert(ip(B[0]));
+    world.command(0, Command::Up { connection: "home".into(), child: None });
+    world.advance(20 * SECOND);
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn moves_cross_rekeys() {
+    for seed in 0..20 {
+        let mut world = World::up(20 + seed, configs(|_| {}), [&A[..2], &B[..1]]);
+        world.advance(SECOND);
+        let child = seed.is_multiple_of(2).then(|| "net".to_string());
+        world.command((seed % 2) as usize, Command::Rekey { connection: "home".into(), child });
+        world.remove(0, A[0]);
+        world.advance((seed as u32) * MS);
+        world.add(0, A[2]);
+        world.advance(20 * SECOND);
+        world.assert_one_tunnel();
+        world.assert_traffic_arrives();
+        assert_eq!(world.carrying(1), [pair(B[0], A[1])], "seed {seed}");
+    }
+}
+
+// ---- by hand ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn an_operator_hears_the_peers_verdict() {
+    let mut c = [config(0), config(1)];
+    c[1].connections[0].paths.allowed =
+        vec!["192.0.2.0/24".parse().unwrap(), "203.0.113.0/24".parse().unwrap()];
+    let mut world = World::up(30, c, [&A[..1], &B[..1]]);
+    world.hosts[0].addresses.insert(ip(A[1]));
+    assert_eq!(world.action(0, AddressAction::Add(ip("198.18.0.1")), false), "UNACCEPTABLE_ADDRESSES");
+    assert_eq!(world.action(0, AddressAction::Add(ip(A[1])), true), "done");
+    assert_eq!(world.carrying(1).len(), 1, "a check changes nothing");
+    assert_eq!(world.action(0, AddressAction::Add(ip(A[1])), false), "done");
+    world.advance(2 * SECOND);
+    assert_eq!(world.view(1).children[0].remote_addresses.len(), 2);
+    let update = AddressAction::Update { old: Some(ip("198.18.0.1")), new: ip(A[1]) };
+    assert_eq!(world.action(0, update, false), "UNACCEPTABLE_ADDRESSES");
+    assert_eq!(world.action(0, AddressAction::Remove(ip(A[1])), false), "done");
+    assert_eq!(world.view(1).children[0].remote_addresses.len(), 1);
+    assert_eq!(world.action(0, AddressAction::Remove(ip(A[0])), true), "CLOSING_SA");
+    world.assert_one_tunnel();
+}
+
+#[test]
+fn m12_removing_the_last_address_closes_by_delete() {
+    let mut world = World::up(31, configs(|_| {}), [&A[..1], &B[..1]]);
+    assert_eq!(world.action(0, AddressAction::Remove(ip(A[0])), false), "CLOSING_SA");
+    world.advance(20 * SECOND);
+    for host in 0..2 {
+        assert!(world.hosts[host].children.is_empty(), "{}", world.story(host));
+        assert_eq!(world.view(host).children.len(), 0);
+    }
+}
+
+// ---- attacks ---------------------------------------------------------------------------------------------------------
+
+#[test]
+fn m4_m6_a_victims_address_gets_three_small_datagrams_and_no_traffic() {
+    let mut world = World::up(40, configs(|_| {}), [&A[..1], &B[..1]]);
+    let victim = "203.0.113.77";
+    world.advance(2 * SECOND);
+    assert_eq!(world.action(0, AddressAction::Add(ip(victim)), false), "done");
+    world.advance(30 * SECOND);
+    let probes = world.hosts[1].sent_to.get(&ip(victim)).copied().unwrap_or(0);
+    assert!((1..=3).contains(&probes), "{probes} datagrams to the victim");
+    assert_eq!(world.carrying(1), [pair(B[0], A[0])]);
+    assert!(world.story(1).contains("not reachable at 203.0.113.77"), "{}", world.story(1));
+    world.assert_one_tunnel();
+}
+
+#[test]
+fn return_routability_may_come_after_or_not_at_all() {
+    for (policy, limited) in [(ReturnRoutability::After, false), (ReturnRoutability::Off, false)] {
+        let mut world = World::up(41, configs(|c| c.return_routability = policy), [&A[..1], &B[..1]]);
+        world.replace(0, A[0], A[1]);
+        world.advance(15 * MS);
+        let set = &world.sending(1).addresses;
+        let new = set.paths.iter().find(|p| p.path.remote.ip() == ip(A[1])).unwrap();
+        assert!(new.weight > 0 && new.limited == limited, "{policy:?}: {set:?}");
+    }
+}
+
+#[test]
+fn m3_a_new_nat_mapping_is_followed_once_it_answers() {
+    for version in [MobikeX::No, MobikeX::Yes] {
+        let mut world = World::with(
+            42,
+            configs(|c| {
+                c.mobike_x = version;
+                c.dpd_delay = 5 * SECOND;
+            }),
+            [&["10.9.9.9"], &B[..1]],
+        );
+        world.nat = Some(Nat::new("192.0.2.200"));
+        world.connect();
+        let before = world.view(1).remote;
+        assert_eq!(before.ip(), ip("192.0.2.200"));
+        world.nat.as_mut().unwrap().reboot();
+        world.advance(30 * SECOND);
+        assert_ne!(world.view(1).remote, before, "{version:?}: {}", world.story(1));
+        world.assert_one_tunnel();
+        world.assert_traffic_arrives();
+    }
+}
+
+#[test]
+fn m2_a_private_address_behind_a_nat_is_never_named() {
+    let mut world = World::with(43, configs(|_| {}), [&["10.9.9.9"], &B[..1]]);
+    world.nat = Some(Nat::new("192.0.2.200"));
+    world.connect();
+    world.add(0, "10.9.8.8");
+    world.advance(5 * SECOND);
+    let seen: Vec<_> = world.view(1).children[0].remote_addresses.iter().map(|a| a.addr.ip()).collect();
+    assert!(seen.iter().all(|a| *a == ip("192.0.2.200")), "{seen:?}");
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn m9_checks_are_rate_limited() {
+    let mut world = World::up(44, configs(|_| {}), [&A[..1], &B[..1]]);
+    for n in 0..200u8 {
+        let action = AddressAction::Add(ip(&format!("203.0.113.{n}")));
+        world.command(
+            0,
+            Command::Address { connection: "home".into(), child: None, action, check: true, inner: false },
+        );
+    }
+    world.advance(3 * SECOND);
+    let limited = world.hosts[0]
+        .events
+        .iter()
+        .filter(|e| matches!(e, Event::AddressAction { verdict, .. } if verdict == "TEMPORARY_FAILURE"));
+    assert!(limited.count() > 50);
+    assert_eq!(world.view(1).children[0].remote_addresses.len(), 1);
+}
+
+// ---- chance ----------------------------------------------------------------------------------------------------------
+
+/// Runs one random schedule: addresses come, go and move on both sides, links are cut, packets lost, doubled and
+/// reordered, SAs rekeyed meanwhile. Then the network is quiet, and everything must have come to the same end on both
+/// sides. False when a peer was given up for dead, which the network may well deserve.
+fn schedule(seed: u64) -> bool {
+    let _name = Named(seed);
+    let version = if seed.is_multiple_of(4) { MobikeX::No } else { MobikeX::Yes };
+    let mut world = World::up(
+        seed,
+        configs(|c| {
+            c.mobike_x = version;
+            c.dpd_delay = 10 * SECOND;
+        }),
+        [&A[..1 + (seed % 2) as usize], &B[..1 + (seed / 2 % 2) as usize]],
+    );
+    (world.loss, world.duplication, world.reordering) = ((seed % 15) as u32, 10, (seed % 20) as u32);
+    for _ in 0..4 + seed % 8 {
+        let host = (world.random() % 2) as usize;
+        let known = if host == 0 { A } else { B };
+        let addr = known[(world.random() % 3) as usize];
+        match world.random() % 8 {
+            0 | 1 => world.add(host, addr),
+            2 if world.hosts[host].addresses.len() > 1 => world.remove(host, addr),
+            3 => {
+                let old = *world.hosts[host].addresses.iter().next().unwrap();
+                world.replace(host, &old.to_string(), addr);
+            }
+            4 => {
+                world.cut.insert(ip(addr));
+            }
+            5 => world.cut.clear(),
+            6 => world.try_rekey(host),
+            _ => {}
+        }
+        let pause = world.random() % 3000;
+        world.advance(pause * MS);
+        if world.lost() {
+            return false;
+        }
+    }
+    (world.loss, world.reordering) = (0, 0);
+    world.cut.clear();
+    world.add(0, A[0]);
+    world.add(1, B[0]);
+    world.advance(240 * SECOND);
+    if world.lost() {
+        return false;
+    }
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
+    true
+}
+
+/// Names the schedule that fails.
+struct Named(u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("schedule {}", self.0);
+        }
+    }
+}
+
+/// Schedules that went wrong once.
+const SEEDS: [u64; 0] = [];
+
+#[test]
+fn random_schedules_end_well() {
+    // More on request: MOBIKEX_SCHEDULES=100000 takes a while.
+    let count = std::env::var("MOBIKEX_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(100);
+    let survived = SEEDS.into_iter().chain(1000..1000 + count).filter(|seed| schedule(*seed)).count();
+    assert!(survived as u64 * 10 > count * 7, "only {survived} of {count} connections survived");
+}
