@@ -315,7 +315,12 @@ impl IkeSa {
             return Ok(());
         };
         if let Err(error) = self.conclude_mobility(ctx, payloads) {
-            return Err(self.close(ctx, &error.to_string(), false));
+            // The peer believes in the SA, so it must hear that there is none.
+            child.into_iter().for_each(|offer| ctx.spis.release(offer.spi_in));
+            self.wanted.clear();
+            self.tasks.clear();
+            self.add_task(ctx, Task::DeleteIke(error.to_string()));
+            return Ok(());
         }
         self.come_up(ctx, peer, false);
         if let Some(offer) = child {

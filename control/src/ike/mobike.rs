@@ -1,12 +1,13 @@
 //! MOBIKE (RFC 4555): the requests and answers of version 1, and what version 2 shares with it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use mobikex_common::sa::Mode;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
-use super::addresses::{Halves, Replaces};
+use super::addresses::{Halves, Outer, Replaces};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::mobility::cookie;
@@ -16,6 +17,7 @@ use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task};
 use super::sets::Check;
 use super::versions::{self, Outcome, Version};
+use crate::config::MobikeX;
 
 /// Additional addresses of a peer that are remembered.
 const MAX_ALTERNATES: usize = 8;
@@ -125,7 +127,6 @@ impl IkeSa {
     }
 
     fn settled(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) -> Result<(), IkeError> {
-        use crate::config::MobikeX;
         let version = self.mobility.version;
         if self.conn.mobike_x == MobikeX::Require && version != Version::MobikeX {
             let retry = self.tasks.iter().any(|t| matches!(t, Task::Negotiate(_)));
@@ -186,7 +187,7 @@ impl IkeSa {
             self.retarget(ctx, next.local, next.remote);
             self.mobility.update_wanted = true;
         }
-        let addresses: std::collections::BTreeSet<IpAddr> = candidates.into_iter().collect();
+        let addresses: BTreeSet<IpAddr> = candidates.into_iter().collect();
         if self.mobility.decides && self.mobility.update_wanted {
             self.mobility.announced = addresses;
             return self.send_update(ctx, gone, before);
@@ -252,7 +253,7 @@ impl IkeSa {
             |_| true,
             |halves| {
                 halves.local.update(Replaces::All, own);
-                halves.remote.update(Replaces::All, super::addresses::Outer::new(remote));
+                halves.remote.update(Replaces::All, Outer::new(remote));
             },
         );
     }
@@ -418,7 +419,7 @@ impl IkeSa {
         let own = self.own(ctx, local);
         self.peer_moved(ctx, |halves| {
             halves.local.update(Replaces::All, own);
-            halves.remote.update(Replaces::All, super::addresses::Outer::new(remote));
+            halves.remote.update(Replaces::All, Outer::new(remote));
         });
         ctx.event(Event::Moved { ike: self.name(), path: self.current() });
         None

@@ -12,7 +12,7 @@ use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use rand_core::Rng;
 use tracing::{debug, info};
 
-use super::addresses::{Half, Halves, Outer};
+use super::addresses::{Half, Halves, MAX_ADDRESSES, Outer, Replaces};
 use super::child::{ChildSa, ChildState};
 use super::ctx::{Ctx, nat_hash};
 use super::error::IkeError;
@@ -27,6 +27,8 @@ use crate::config::{Connection, ReturnRoutability};
 
 /// Packets that were on their way when a path left a set are still expected for this long.
 const RETIRED: Duration = Duration::from_secs(5);
+/// No more of them are remembered.
+const MAX_RETIRED: usize = 32;
 /// After a change of paths, packets may overtake each other for this long.
 const UNSETTLED: Duration = Duration::from_millis(500);
 /// Bounds of the time that packets wait for each other then.
@@ -247,11 +249,7 @@ impl IkeSa {
             let before: Vec<Path> = child.addresses.paths.iter().map(|p| p.path).collect();
             change(&mut child.halves);
             let kept: Vec<Path> = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr)).collect();
-            for path in before.into_iter().filter(|p| !kept.contains(p)) {
-                if !child.retired.iter().any(|(p, _)| *p == path) {
-                    child.retired.push((path, until));
-                }
-            }
+            child.retire_paths(before.into_iter().filter(|p| !kept.contains(p)).collect(), until);
         }
         self.unsettle(ctx);
         self.refresh(ctx);
@@ -424,7 +422,7 @@ impl IkeSa {
             .collect();
         // Stable, so that the system's order decides among equals.
         found.sort_by_key(|(preference, _)| *preference);
-        found.into_iter().map(|(_, addr)| addr).take(super::addresses::MAX_ADDRESSES).collect()
+        found.into_iter().map(|(_, addr)| addr).take(MAX_ADDRESSES).collect()
     }
 
     /// Where the peer may be found, the present address first.
@@ -611,8 +609,9 @@ impl IkeSa {
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
             for old in std::mem::take(&mut child.leaving) {
                 let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
-                let gone = child.halves.local.iter().filter(fits).map(|l| (path(l.addr, old.addr), until));
-                child.retired.extend(gone.collect::<Vec<_>>());
+                let gone = child.halves.local.iter().filter(fits).map(|l| path(l.addr, old.addr));
+                let gone = gone.collect();
+                child.retire_paths(gone, until);
             }
         }
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
@@ -656,7 +655,7 @@ impl IkeSa {
             |halves| {
                 if let Some(old) = follows(&halves.remote) {
                     let new = Outer { addr: remote, ..old };
-                    halves.remote.update(super::addresses::Replaces::One(old.addr.ip()), new);
+                    halves.remote.update(Replaces::One(old.addr.ip()), new);
                 }
             },
         );
@@ -688,6 +687,16 @@ pub(super) fn cookie(ctx: &mut Ctx<'_>) -> Vec<u8> {
 }
 
 impl ChildSa {
+    /// Packets may still arrive over these paths until then. However fast a peer moves, there is an end to the list.
+    pub(super) fn retire_paths(&mut self, paths: Vec<Path>, until: Instant) {
+        for path in paths {
+            self.retired.retain(|(known, _)| *known != path);
+            self.retired.push((path, until));
+        }
+        let surplus = self.retired.len().saturating_sub(MAX_RETIRED);
+        self.retired.drain(..surplus);
+    }
+
     /// In transport mode the addresses are the selectors: brings them in line, and tells whether the SA is such a one.
     pub(super) fn follow_selectors(&mut self) -> bool {
         if self.mode != Mode::Transport {

@@ -134,9 +134,11 @@ impl IkeSa {
         _proof: Protected,
     ) -> Result<(), Gone> {
         match self.verify_initiator(ctx, payloads) {
-            Ok(verified) => self
-                .accept(ctx, payloads, verified)
-                .map_err(|error| self.close(ctx, &error.to_string(), false)),
+            Ok(verified) => self.accept(ctx, payloads, verified).map_err(|error| {
+                let refusal = [Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()))];
+                let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
+                self.close(ctx, &error.to_string(), false)
+            }),
             Err(error) => {
                 let kind = match error {
                     IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,

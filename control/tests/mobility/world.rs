@@ -47,8 +47,6 @@ pub struct Host {
     pub sent_to: BTreeMap<IpAddr, u32>,
     /// Packets that the packet path would have sent, for the probes' pace.
     pub packets: u64,
-    /// Notify types that this host has put on the wire cannot be seen from outside, so sizes are kept.
-    pub sent: u32,
 }
 
 /// See the module.
@@ -153,7 +151,6 @@ impl World {
                 addresses: addresses[index - 1].iter().map(|a| ip(a)).collect(),
                 sent_to: BTreeMap::new(),
                 packets: 0,
-                sent: 0,
             }
         });
         let mut world = Self {
@@ -320,7 +317,6 @@ impl World {
         match output {
             Output::Transmit { local, remote, nat_t, data } => {
                 *host.sent_to.entry(remote.ip()).or_default() += 1;
-                host.sent += 1;
                 self.fly(index, local, remote, Cargo::Ike { nat_t, data });
             }
             Output::Echo { child, path, echo, .. } => {

@@ -133,6 +133,13 @@ fn select(objects: &[Object], action: &Action, this: u32) -> Vec<usize> {
     objects.iter().enumerate().filter(|(_, o)| fits(o) && !o.closing).map(|(index, _)| index).collect()
 }
 
+/// Whether an action is about the IKE SA that carried it.
+pub(in crate::ike) fn selects_ike(objects: &[Object], action: &Action, this: u32) -> bool {
+    select(objects, action, this)
+        .into_iter()
+        .any(|index| objects[index].sa == this && objects[index].is_ike())
+}
+
 /// Whether all parameters of a SELECTOR match. Only one that names other IKE SAs looks beyond the requester's own.
 fn matches(object: &Object, selector: &[Parameter], this: u32) -> bool {
     let names_others = |p: &Parameter| {

@@ -6,10 +6,13 @@
 pub(super) mod decide;
 pub(super) mod selector;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use mobikex_common::addr::Path;
 use mobikex_common::sa::ChildSaId;
+use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use mobikex_common::wire::mobike_x::{self, IKE_SA_ALONE, IpParameter, Mip, Parameter, SpiParameter};
 use tracing::info;
@@ -22,9 +25,10 @@ use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::mobility::is_private;
 use super::output::Event;
-use super::path_table::{Health, path};
+use super::path_table::{Health, PathState, path};
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::versions::Version;
 use crate::config::MobikeX;
 
 /// Requests to check something that are answered in a second.
@@ -158,7 +162,7 @@ impl IkeSa {
 
     /// A pair to go on with when our present address is gone: one that the peer knows and that works, or else any.
     fn refuge(&self, ctx: &Ctx<'_>, wanted: &[IpAddr]) -> Option<(SocketAddr, SocketAddr)> {
-        let ours = |p: &&super::path_table::PathState| wanted.contains(&p.path.local.ip());
+        let ours = |p: &&PathState| wanted.contains(&p.path.local.ip());
         let known = self.mobility.table.iter().filter(ours).filter(|p| p.health == Health::Up);
         let known = known.map(|p| (p.path.local, p.path.remote)).next();
         known.or_else(|| {
@@ -194,6 +198,17 @@ impl IkeSa {
         requests: Vec<Request>,
         via: Option<Via>,
     ) -> Result<(), IkeError> {
+        // Without its selector an action would be about everything.
+        let there = |scope| match scope {
+            Scope::Child(id) => self.children.iter().any(|c| c.id == id && c.is_live()),
+            Scope::All | Scope::IkeAlone => true,
+        };
+        if self.mobility.version != Version::MobikeX || !requests.iter().all(|r| there(r.scope)) {
+            return Err(IkeError::Rule {
+                exchange: "INFORMATIONAL",
+                story: "the SA of an action on addresses is gone",
+            });
+        }
         let source = via.as_ref().map_or(self.local, |v| v.path.local);
         let mut payloads = Vec::new();
         if !self.mobility.greeted {
@@ -405,17 +420,15 @@ impl IkeSa {
     fn change_inner(&mut self, ctx: &mut Ctx<'_>, request: &Request) {
         let Scope::Child(id) = request.scope else { return };
         let Some(child) = self.child(id) else { return };
-        let single =
-            |ts: &mobikex_common::ts::TrafficSelector, addr: IpAddr| ts.start == ts.end && ts.start == addr;
-        let host = |shape: &[mobikex_common::ts::TrafficSelector], addr| decide::hosts(shape, &[addr]);
+        let single = |ts: &TrafficSelector, addr: IpAddr| ts.start == ts.end && ts.start == addr;
+        let host = |shape: &[TrafficSelector], addr| decide::hosts(shape, &[addr]);
         let before = child.ts_local.clone();
         match request.wish {
             Wish::Add(Some(addr)) => child.ts_local.extend(host(&before, addr)),
             Wish::Remove(addr) => child.ts_local.retain(|ts| !single(ts, addr)),
             Wish::Update { old, new: Some(addr) } => {
-                let replaced = |ts: &mobikex_common::ts::TrafficSelector| {
-                    ts.start == ts.end && old.is_none_or(|old| ts.start == old)
-                };
+                let replaced =
+                    |ts: &TrafficSelector| ts.start == ts.end && old.is_none_or(|old| ts.start == old);
                 let shape: Vec<_> = before.iter().filter(|ts| replaced(ts)).copied().collect();
                 child.ts_local.retain(|ts| !replaced(ts));
                 child.ts_local.extend(host(&shape, addr));
@@ -471,7 +484,10 @@ impl IkeSa {
                     Situation { now: ctx.now, sa: self.id, source, port, acceptable: &acceptable };
                 decide(&mut objects, action, &situation)
             };
-            if let (Verdict::Done, Kind::Additional(named), false) = (verdict, &action.kind, action.check) {
+            // A list for Child SAs is for the layers above, which hear of it by the event.
+            if let (Verdict::Done, Kind::Additional(named), false) = (verdict, &action.kind, action.check)
+                && decide::selects_ike(&objects, action, self.id)
+            {
                 alternates.get_or_insert_with(Vec::new).push(named.addr);
             }
             self.tell(ctx, action, source, verdict);
@@ -556,7 +572,7 @@ impl IkeSa {
         let (own, others): (Vec<_>, Vec<_>) =
             objects.into_iter().filter(|o| o.changed || o.closing).partition(|o| o.sa == self.id);
         self.take_over(ctx, own, (local, source));
-        let mut by_sa: std::collections::BTreeMap<u32, Vec<Object>> = std::collections::BTreeMap::new();
+        let mut by_sa: BTreeMap<u32, Vec<Object>> = BTreeMap::new();
         others.into_iter().for_each(|o| by_sa.entry(o.sa).or_default().push(o));
         for (id, objects) in by_sa {
             // Out of the map while it changes, as for any other input.
@@ -589,7 +605,10 @@ impl IkeSa {
                 }
                 What::Child { id, ts_remote, .. } => {
                     if object.closing {
-                        self.retries.push((ctx.now + CLOSING, Task::DeleteChild(id)));
+                        let task = Task::DeleteChild(id);
+                        if !self.retries.iter().any(|(_, waiting)| *waiting == task) {
+                            self.retries.push((ctx.now + CLOSING, task));
+                        }
                         continue;
                     }
                     let retired: Vec<_> = self.replaced_paths(id, &object.halves.remote);
@@ -599,7 +618,7 @@ impl IkeSa {
                     child.ts_remote = ts_remote;
                     child.halves.remote = object.halves.remote;
                     child.leaving = object.replaced;
-                    child.retired.extend(retired.into_iter().map(|p| (p, until)));
+                    child.retire_paths(retired, until);
                     child.touch();
                 }
             }
@@ -611,7 +630,7 @@ impl IkeSa {
     }
 
     /// The paths of a Child SA that a new half of the peer's takes away.
-    fn replaced_paths(&self, id: ChildSaId, next: &Half) -> Vec<mobikex_common::addr::Path> {
+    fn replaced_paths(&self, id: ChildSaId, next: &Half) -> Vec<Path> {
         let Some(child) = self.children.iter().find(|c| c.id == id) else { return Vec::new() };
         let gone = child.halves.pairs().filter(|(_, r)| !next.has(r.addr.ip()));
         gone.map(|(l, r)| path(l.addr, r.addr)).collect()
