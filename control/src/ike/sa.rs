@@ -42,6 +42,10 @@ const RETRANSMIT_QUICK: Duration = Duration::from_secs(1);
 const QUICK_ATTEMPTS: u32 = 3;
 /// Retransmissions before the peer counts as dead.
 const RETRANSMIT_TRIES: u32 = 5;
+/// A responder of MOBIKE gives the initiator time to find another path: more than five minutes in all (RFC 4555 3.11),
+/// and often enough that one which works again is soon in use.
+const PATIENT_TRIES: u32 = 13;
+const PATIENT_INTERVAL: Duration = Duration::from_secs(30);
 /// A responder forgets an initiator that does not authenticate within this time.
 const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
 /// An initiator behind a NAT keeps its mapping alive (RFC 3948 4).
@@ -520,9 +524,11 @@ impl IkeSa {
     fn retransmit(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
         let name = self.name();
         let mobile = self.mobility.version != Version::None || self.has_alternatives();
+        let patient = self.mobility.version != Version::None && !self.mobility.decides;
+        let tries = if patient { PATIENT_TRIES } else { RETRANSMIT_TRIES };
         let Some(pending) = self.pending.as_mut().filter(|p| p.next <= ctx.now) else { return Ok(()) };
-        if pending.attempts == RETRANSMIT_TRIES {
-            info!(target: "IKE", "{name} giving up after {RETRANSMIT_TRIES} retransmits");
+        if pending.attempts == tries {
+            info!(target: "IKE", "{name} giving up after {tries} retransmits");
             let established = self.peer().is_some();
             self.gave_up = true;
             return Err(self.close(ctx, "the peer does not answer", established));
@@ -532,6 +538,7 @@ impl IkeSa {
             info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
         }
         let backoff = RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(pending.attempts as i32));
+        let backoff = if patient { backoff.min(PATIENT_INTERVAL) } else { backoff };
         let quick = pending.via.is_some() || (mobile && pending.attempts <= QUICK_ATTEMPTS);
         pending.next = ctx.now + if quick { RETRANSMIT_QUICK } else { backoff };
         if matches!(self.state, State::InitSent(_)) {
