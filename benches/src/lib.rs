@@ -1,1 +1,3 @@
-//! mobikex
+//! Tools to measure mobikex with, and its micro-benchmarks. Nothing here ships in the product.
+
+pub mod shaper;

@@ -38,9 +38,11 @@ const CONTROL: Token = Token(19);
 /// How long peers have to confirm the deletion of their SAs when we end.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Changes of the network come in flocks. The first is looked at at once, since a new address may be all that is
-/// missing; between two looks there is at least this time.
+/// Changes of the network come in flocks: an address, then its routes. The first few are looked at at once, since they
+/// may be all that is missing; after that there is this time between two looks.
 const DEBOUNCE: Duration = Duration::from_millis(25);
+/// Looks without a pause. Each interval of quiet gives one back.
+const LOOKS_AT_ONCE: u32 = 8;
 
 /// Upcalls handled before the sockets have their turn again.
 const UPCALLS_AT_ONCE: usize = 1024;
@@ -65,6 +67,8 @@ pub(super) struct Daemon {
     network_at: Option<Instant>,
     /// When that was done last.
     network_seen: Instant,
+    /// Looks at the network that need not wait.
+    looks: u32,
     /// The interface of each of our addresses.
     devices: BTreeMap<IpAddr, u32>,
     /// When to end although peers have not answered.
@@ -124,6 +128,7 @@ impl Daemon {
             routes,
             network_at: None,
             network_seen: now,
+            looks: LOOKS_AT_ONCE,
             devices: BTreeMap::new(),
             end_at: None,
             failure: None,
@@ -191,7 +196,7 @@ impl Daemon {
                 self.serve(token);
             }
             if network && self.monitor.drain() && self.network_at.is_none() {
-                self.network_at = Some((self.network_seen + DEBOUNCE).max(Instant::now()));
+                self.network_at = Some(self.next_look(Instant::now()));
             }
             let now = Instant::now();
             if self.network_at.is_some_and(|at| at <= now) {
@@ -336,6 +341,19 @@ impl Daemon {
         }
         self.carry_out(now);
         info!(target: "CFG", "configuration loaded: {} connections", self.config.connections.len());
+    }
+
+    /// When a change of the network that is told now is looked at.
+    fn next_look(&mut self, now: Instant) -> Instant {
+        let quiet = now.saturating_duration_since(self.network_seen).as_millis() / DEBOUNCE.as_millis();
+        self.looks = self.looks.saturating_add(u32::try_from(quiet).unwrap_or(u32::MAX)).min(LOOKS_AT_ONCE);
+        match self.looks.checked_sub(1) {
+            Some(left) => {
+                self.looks = left;
+                now
+            }
+            None => (self.network_seen + DEBOUNCE).max(now),
+        }
     }
 
     /// Looks up which addresses we have and which the system would use toward each peer.

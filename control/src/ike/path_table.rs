@@ -113,7 +113,8 @@ impl PathState {
     }
 
     fn note_rtt(&mut self, rtt: Duration) {
-        let Some(old) = self.rtt else {
+        // The first packets wait for neighbours to be found: what they took says nothing about the path.
+        let Some(old) = self.rtt.filter(|old| rtt * 2 > *old) else {
             (self.rtt, self.deviation) = (Some(rtt), rtt / 2);
             return;
         };
@@ -462,6 +463,17 @@ mod tests {
         assert_eq!(table.answer(probe.identifier, probe.sequence, 42, now + 5 * MS), Some(pair(2)));
         assert_eq!(table.answer(probe.identifier, probe.sequence, 42, now + 5 * MS), None, "only once");
         assert_eq!(table.get(&pair(2)).unwrap().rtt, Some(5 * MS));
+    }
+
+    #[test]
+    fn a_slow_first_answer_is_forgotten_soon() {
+        let mut path = PathState::new(pair(1), Health::Up, 1, Instant::now());
+        path.note_rtt(1500 * MS);
+        assert!(path.patience(INTERVAL) > 3000 * MS);
+        for _ in 0..3 {
+            path.note_rtt(10 * MS);
+        }
+        assert_eq!(path.patience(INTERVAL), INTERVAL);
     }
 
     #[test]
