@@ -755,8 +755,8 @@ impl Endpoint {
     /// How many packets a Child SA has sent, told whenever it carries an echo.
     pub fn note_traffic(&mut self, now: Instant, child: ChildSaId, packets: u64) {
         let Some(owner) = self.owner(child) else { return };
-        self.with_sa(now, owner, |sa, _| {
-            sa.mobility.table.note_traffic(packets);
+        self.with_sa(now, owner, |sa, ctx| {
+            sa.note_traffic(ctx, packets);
             Ok(())
         });
     }

@@ -314,7 +314,6 @@ impl IkeSa {
 
     fn send_probes(&mut self, ctx: &mut Ctx<'_>) {
         let Some(child) = self.carrier().map(|c| c.id) else { return };
-        let was_busy = self.mobility.table.is_busy();
         for probe in self.mobility.table.due(ctx.now, || ctx.rng.next_u64()) {
             let device = ctx.network.device(probe.path.local.ip());
             let echo = Echo {
@@ -326,6 +325,13 @@ impl IkeSa {
             };
             ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap: self.encap, echo });
         }
+    }
+
+    /// How many packets the SA that carries the probes has sent. When there is a pause, the packet path tells of its
+    /// end.
+    pub(super) fn note_traffic(&mut self, ctx: &mut Ctx<'_>, packets: u64) {
+        let was_busy = self.mobility.table.is_busy();
+        self.mobility.table.note_traffic(packets);
         if was_busy && !self.mobility.table.is_busy() {
             let children = self.children.iter().map(|c| c.id).collect();
             ctx.out.push_back(Output::WatchTraffic(children));

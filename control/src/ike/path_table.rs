@@ -157,6 +157,8 @@ impl PathTable {
             Some(known) => {
                 known.health = Health::Up;
                 known.missed = 0;
+                // Watched from now on, not at the pace of a path that is not up.
+                known.next = known.next.min(now + self.interval);
             }
             None => self.insert(path, Health::Up, now),
         }
@@ -260,6 +262,7 @@ impl PathTable {
         cookie: u64,
         at: Instant,
     ) -> Option<Path> {
+        let interval = self.interval;
         let path = self.paths.iter_mut().find(|p| p.identifier == identifier)?;
         let index = path.sent.iter().position(|s| s.sequence == sequence && s.cookie == cookie)?;
         let sent = path.sent.remove(index)?;
@@ -279,7 +282,12 @@ impl PathTable {
             Health::Down => path.next = path.next.min(at + RETURN_INTERVAL),
             Health::Up => {}
         }
-        (path.health != before).then_some(path.path)
+        if path.health == before {
+            return None;
+        }
+        // The pace of a path that was not up would leave it unwatched for a while.
+        path.next = path.next.min(at + interval);
+        Some(path.path)
     }
 
     /// Gives up probes that are overdue; the paths that went down by it.
@@ -463,6 +471,7 @@ mod tests {
         assert_eq!(table.answer(probe.identifier, probe.sequence, 42, now + 5 * MS), Some(pair(2)));
         assert_eq!(table.answer(probe.identifier, probe.sequence, 42, now + 5 * MS), None, "only once");
         assert_eq!(table.get(&pair(2)).unwrap().rtt, Some(5 * MS));
+        assert_eq!(table.get(&pair(2)).unwrap().next, now + 5 * MS + INTERVAL, "watched from now on");
     }
 
     #[test]

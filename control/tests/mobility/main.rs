@@ -280,6 +280,19 @@ fn a_cut_link_is_left_within_three_probes_and_comes_back() {
 }
 
 #[test]
+fn a_path_that_died_in_a_pause_is_left_soon_after_the_traffic_goes_on() {
+    let mut world = World::up(18, configs(|_| {}), [&A[..2], &B[..1]]);
+    world.advance(5 * SECOND);
+    world.traffic(0, false);
+    world.advance(21 * SECOND);
+    world.cut.insert(ip(A[0]));
+    world.advance(100 * MS);
+    world.traffic(0, true);
+    world.advance(300 * MS);
+    assert_eq!(world.carrying(0), [pair(A[1], B[0])], "{:#?}", world.view(0).paths);
+}
+
+#[test]
 fn start_up_tries_every_pair() {
     let mut c = [config(0), config(1)];
     c[0].connections[0].remote_addrs =

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret};
-use mobikex::ike::{AddressAction, Command, Endpoint, Event, IkeSaView, LocalAddress, Output};
+use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, IkeSaView, LocalAddress, Output};
 use mobikex_common::addr::{Path, Scheduler};
 use mobikex_common::sa::{ChildSaId, ChildSaParams};
 use mobikex_common::wire::echo::Echo;
@@ -46,7 +46,11 @@ pub struct Host {
     /// Datagrams sent to each address of the peer.
     pub sent_to: BTreeMap<IpAddr, u32>,
     /// Packets that the packet path would have sent, for the probes' pace.
-    pub packets: u64,
+    packets: u64,
+    /// Whether there is traffic.
+    sending: bool,
+    /// Who shall tell when there is some again.
+    watched: Option<Vec<ChildSaId>>,
 }
 
 /// See the module.
@@ -151,6 +155,8 @@ impl World {
                 addresses: addresses[index - 1].iter().map(|a| ip(a)).collect(),
                 sent_to: BTreeMap::new(),
                 packets: 0,
+                sending: true,
+                watched: None,
             }
         });
         let mut world = Self {
@@ -320,7 +326,7 @@ impl World {
                 self.fly(index, local, remote, Cargo::Ike { nat_t, data });
             }
             Output::Echo { child, path, echo, .. } => {
-                host.packets += 1;
+                host.packets += u64::from(host.sending);
                 let packets = host.packets;
                 let spi = host.children[&child].0.spi_out.0;
                 self.hosts[index].endpoint.note_traffic(self.now, child, packets);
@@ -353,7 +359,8 @@ impl World {
                 (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
             }
             Output::Event(event) => host.events.push(event),
-            Output::WatchTraffic(_) | Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::WatchTraffic(children) => host.watched = Some(children),
+            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
         }
     }
 
@@ -473,6 +480,15 @@ impl World {
 
     pub fn story(&self, host: usize) -> String {
         self.hosts[host].events.iter().map(|e| format!("  {host}: {e}\n")).collect()
+    }
+
+    /// Traffic of a host pauses, or goes on: then whoever was asked to tell does so.
+    pub fn traffic(&mut self, host: usize, on: bool) {
+        self.hosts[host].sending = on;
+        if let Some(child) = self.hosts[host].watched.take_if(|_| on).and_then(|c| c.first().copied()) {
+            self.hosts[host].endpoint.handle_child_event(self.now, ChildEvent::Traffic(child));
+            self.collect();
+        }
     }
 
     /// Rekeys something, if there is anything.
