@@ -55,8 +55,8 @@ impl IkeSa {
         Ok(sa)
     }
 
-    fn send_init(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
-        let State::InitSent(init) = &self.state else { return Ok(()) };
+    /// A first message over a pair of addresses.
+    fn init_payloads(&self, init: &InitSent, path: Path) -> Vec<Payload> {
         let mut payloads = Vec::new();
         if let Some(cookie) = &init.cookie {
             payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone())));
@@ -64,11 +64,17 @@ impl IkeSa {
         payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
         payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
         payloads.push(Payload::Nonce(init.ni.clone()));
-        payloads.extend(self.nat_detection(self.local, self.remote));
+        payloads.extend(self.nat_detection(path.local, path.remote));
+        payloads
+    }
+
+    fn send_init(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
+        let path = self.current();
+        let State::InitSent(init) = &self.state else { return Ok(()) };
+        let payloads = self.init_payloads(init, path);
         // Every round of IKE_SA_INIT has message ID 0 (RFC 7296 2.2).
         self.next_request = 0;
         let request = self.send_request(ctx, ExchangeType::IKE_SA_INIT, Exchange::Init, &payloads)?;
-        let path = self.current();
         if let State::InitSent(init) = &mut self.state {
             init.sent = vec![(path, request.clone())];
             init.request = request;
@@ -87,15 +93,7 @@ impl IkeSa {
             return ctx.transmit(path.local, path.remote, self.nat_t, message.clone());
         }
         debug!(target: "IKE", "{} trying {path}", self.name());
-        let mut payloads = Vec::new();
-        if let Some(cookie) = &init.cookie {
-            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE, cookie.clone())));
-        }
-        payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
-        payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
-        payloads.push(Payload::Nonce(init.ni.clone()));
-        payloads.extend(self.nat_detection(path.local, path.remote));
-        let message = self.plain_request(&payloads);
+        let message = self.plain_request(&self.init_payloads(init, path));
         ctx.transmit(path.local, path.remote, self.nat_t, message.clone());
         if let State::InitSent(init) = &mut self.state {
             init.sent.push((path, message));

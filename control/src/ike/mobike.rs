@@ -295,7 +295,8 @@ impl IkeSa {
         }
         self.mobility.table.proven(path(update.local, update.remote), ctx.now);
         self.move_to(ctx, update.local, update.remote);
-        self.want_checks(ctx);
+        self.want_checks();
+        self.refresh(ctx);
         ctx.event(Event::Moved { ike: self.name(), path: self.current() });
         Ok(())
     }
@@ -450,7 +451,7 @@ impl IkeSa {
             let old = before.iter().filter(|o| !child.halves.remote.has(o.addr.ip()));
             child.leaving = old.copied().collect();
         }
-        self.want_checks(ctx);
+        self.want_checks();
         self.clear_leaving();
         self.unsettle(ctx);
         self.refresh(ctx);

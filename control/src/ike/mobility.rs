@@ -26,7 +26,7 @@ use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
 
 /// Packets that were on their way when a path left a set are still expected for this long.
-const RETIRED: Duration = Duration::from_secs(5);
+pub(super) const RETIRED: Duration = Duration::from_secs(5);
 /// No more of them are remembered.
 const MAX_RETIRED: usize = 32;
 /// After a change of paths, packets may overtake each other for this long.
@@ -34,7 +34,7 @@ const UNSETTLED: Duration = Duration::from_millis(500);
 /// Bounds of the time that packets wait for each other then.
 const REORDER: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 /// Datagrams that go to an address of the peer that is not checked yet, one a second (M6 of the threats).
-const CHECK_TRIES: u32 = 3;
+pub(super) const CHECK_TRIES: u32 = 3;
 /// How long a check takes at most.
 const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
 /// Pairs of addresses over which one request is sent at most.
@@ -520,8 +520,8 @@ impl IkeSa {
 
     // ---- return routability (RFC 4555 3.7) ----------------------------------------------------------------------------
 
-    /// Sees to it that every address of the peer is checked, as policy wants.
-    pub(super) fn want_checks(&mut self, ctx: &mut Ctx<'_>) {
+    /// Sees to it that every address of the peer is checked, as policy wants. The caller refreshes.
+    pub(super) fn want_checks(&mut self) {
         let used: Vec<SocketAddr> = self
             .children
             .iter()
@@ -543,7 +543,6 @@ impl IkeSa {
             self.mobility.checks.insert(addr, Check::Open);
             self.tasks.push_back(Task::Check(addr));
         }
-        self.refresh(ctx);
     }
 
     /// A local address from which `remote` can be reached.

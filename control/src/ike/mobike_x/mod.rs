@@ -23,7 +23,7 @@ use super::addresses::{Half, Halves, Replaces};
 use super::child::{ChildSa, ChildState};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
-use super::mobility::is_private;
+use super::mobility::{CHECK_TRIES, RETIRED, is_private};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
 use super::rules::notify;
@@ -138,7 +138,7 @@ impl IkeSa {
                 // Only the peer can tell what the NAT makes of it, so the request comes from there.
                 let Some(remote) = self.target_from(ctx, addr) else { continue };
                 let pair = path(SocketAddr::new(addr, self.local.port()), remote);
-                via = Some(Via { path: pair, tries: 3 });
+                via = Some(Via { path: pair, tries: CHECK_TRIES });
                 requests.push(request(Wish::Add(None), Scope::All));
                 break;
             }
@@ -612,7 +612,7 @@ impl IkeSa {
                         continue;
                     }
                     let retired: Vec<_> = self.replaced_paths(id, &object.halves.remote);
-                    let until = ctx.now + Duration::from_secs(5);
+                    let until = ctx.now + RETIRED;
                     let Some(child) = self.child(id) else { continue };
                     child.selectors_changed |= child.ts_remote != ts_remote;
                     child.ts_remote = ts_remote;
@@ -623,7 +623,7 @@ impl IkeSa {
                 }
             }
         }
-        self.want_checks(ctx);
+        self.want_checks();
         self.clear_leaving();
         self.unsettle(ctx);
         self.refresh(ctx);
