@@ -117,6 +117,15 @@ impl PathSet {
         self.sending().filter(move |chosen| chosen.index != first && chosen.may_send(len))
     }
 
+    /// The paths that would carry the packet, or a copy, if it were proven that the peer is there.
+    pub(crate) fn unproven(&self, traffic: &Traffic) -> impl Iterator<Item = Chosen<'_>> {
+        let Traffic { len, ends, .. } = *traffic;
+        let between = move |path: &Path| {
+            ends.is_none_or(|(src, dst)| path.local.ip() == src && path.remote.ip() == dst)
+        };
+        self.sending().filter(move |chosen| !chosen.may_send(len) && between(&chosen.path.path))
+    }
+
     /// How many paths may send.
     pub fn sending_len(&self) -> usize {
         self.plan.ranked.len()
@@ -154,7 +163,7 @@ impl PathSet {
 
 impl Chosen<'_> {
     /// Several workers may pass this check with the same figures, so the bound is kept up to one packet each.
-    fn may_send(&self, len: usize) -> bool {
+    pub(crate) fn may_send(&self, len: usize) -> bool {
         !self.path.limited || self.counters.within_three_times(len)
     }
 }

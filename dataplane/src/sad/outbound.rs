@@ -81,7 +81,7 @@ impl OutboundSa {
     }
 
     /// The current outer addresses and selectors.
-    pub fn addresses(&self) -> &Addresses {
+    pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
     }
 

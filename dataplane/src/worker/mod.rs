@@ -10,6 +10,7 @@ mod inbound;
 mod limit;
 mod mtu;
 mod outbound;
+mod parked;
 mod resequence;
 mod store;
 #[cfg(test)]
@@ -102,6 +103,8 @@ impl Worker {
     /// sleep before something that it holds is due.
     fn pass(&mut self, ready: &mut [bool; SOURCES]) -> Option<Duration> {
         let now = Now { guard: &published::pin(), ms: self.shared.now_ms() };
+        // Before anything newer goes the same way.
+        self.release_parked(&now);
         for (source, ready) in ready.iter_mut().enumerate().filter(|(_, ready)| **ready) {
             *ready = match Token(source) {
                 TUN => self.outbound(&now),
@@ -110,7 +113,8 @@ impl Worker {
             };
         }
         self.expire(&now);
-        self.inbound.due().map(|due| Duration::from_millis(due.saturating_sub(now.ms)))
+        let due = self.inbound.due().into_iter().chain(self.outbound.due(now.ms)).min();
+        due.map(|due| Duration::from_millis(due.saturating_sub(now.ms)))
     }
 
     fn drop_packet(&self, reason: DropReason) {

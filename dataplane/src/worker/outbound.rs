@@ -11,6 +11,7 @@ use mobikex_common::wire::ip::Packet;
 
 use super::limit::Limit;
 use super::mtu::{PathMtus, error_limit, floor};
+use super::parked::Parked;
 use super::{Now, Sockets, Worker, report};
 use crate::engine::Shared;
 use crate::esp::{self, IvSource};
@@ -40,6 +41,8 @@ pub(super) struct Outbound {
     ivs: IvSource,
     mtus: PathMtus,
     errors: Limit,
+    /// What waits for proof that the peer is at an address.
+    parked: Parked,
     /// The DF setting that each socket has (lanes without [`LANE_DF`]).
     df: [bool; LANE_DF],
 }
@@ -53,12 +56,41 @@ impl Outbound {
             ivs: IvSource::from_system().map_err(io::Error::other)?,
             mtus: PathMtus::new(),
             errors: error_limit(),
+            parked: Parked::default(),
             df: [false; LANE_DF],
         })
+    }
+
+    /// When parked packets are to be looked at.
+    pub(super) fn due(&self, now_ms: u64) -> Option<u64> {
+        self.parked.due(now_ms)
     }
 }
 
 impl Worker {
+    /// Sends the parked packets for addresses that have been proven meanwhile.
+    pub(super) fn release_parked(&mut self, now: &Now<'_>) {
+        if self.outbound.parked.is_empty() {
+            return;
+        }
+        let Self { index, shared, outbound, sockets, tun, .. } = self;
+        let mut parked = std::mem::take(&mut outbound.parked);
+        let lost = parked.release(now.ms, now.guard, |lane, slot, packet| {
+            if outbound.batch.room() == 0 {
+                send_lanes(shared, *index, outbound, sockets, tun, now);
+            }
+            if let Some(out) = outbound.batch.reserve() {
+                out[..packet.len()].copy_from_slice(packet);
+                outbound.batch.commit(lane, slot);
+            }
+        });
+        outbound.parked = parked;
+        send_lanes(shared, *index, outbound, sockets, tun, now);
+        for _ in 0..lost {
+            self.drop_packet(DropReason::OutNotRoutable);
+        }
+    }
+
     /// One batch from the TUN device; whether there may be more.
     pub(super) fn outbound(&mut self, now: &Now<'_>) -> bool {
         if !self.tun.reads() {
@@ -95,18 +127,13 @@ impl Worker {
     }
 
     fn send(&mut self, now: &Now<'_>) {
-        for lane in 0..2 * LANE_DF {
-            if self.outbound.batch.len(lane) == 0 {
-                continue;
-            }
-            send_lane(&self.shared, self.index, &mut self.outbound, &self.sockets, &self.tun, lane, now);
-        }
+        send_lanes(&self.shared, self.index, &mut self.outbound, &self.sockets, &self.tun, now);
     }
 }
 
 /// What became of a packet that was not dropped.
 enum Prepared {
-    /// It is in the batch.
+    /// It is in the batch, or waits for proof that the peer is where it would go.
     Queued,
     /// Its copies do not fit into the batch until that has been sent; nothing has changed.
     NoRoom,
@@ -121,7 +148,7 @@ fn prepare(
     index: usize,
     now: &Now<'_>,
 ) -> Result<Prepared, DropReason> {
-    let Outbound { inner, lens, batch, ivs, mtus, errors, .. } = this;
+    let Outbound { inner, lens, batch, ivs, mtus, errors, parked, .. } = this;
     let bytes = &inner[index * SLOT..][..lens[index]];
     let packet = Packet::parse(bytes).map_err(|_| DropReason::OutNotIp)?;
     let (sa, set) = match shared.tables.lookup_outbound(&packet, now.guard) {
@@ -141,10 +168,13 @@ fn prepare(
         len: esp::sealed_len(sa, &packet)?,
         ends: (sa.mode() == Mode::Transport).then_some((packet.src, packet.dst)),
     };
-    let chosen = set.choose(&traffic)?;
+    let (chosen, proven) = match set.choose(&traffic) {
+        Ok(chosen) => (chosen, true),
+        Err(reason) => (set.unproven(&traffic).next().ok_or(reason)?, false),
+    };
     let first = lane(sockets, chosen.path).ok_or(DropReason::OutNoPath)?;
     let redundant = set.set().scheduler == Scheduler::Redundant && traffic.ends.is_none();
-    let copies = || set.others(chosen, &traffic).take(if redundant { BATCH - 1 } else { 0 });
+    let copies = || set.others(chosen, &traffic).take(if redundant && proven { BATCH - 1 } else { 0 });
     if redundant && batch.room() < set.sending_len().min(BATCH) {
         return Ok(Prepared::NoRoom);
     }
@@ -173,17 +203,34 @@ fn prepare(
     }
     let df = if whole { LANE_DF } else { 0 };
     let slot = |chosen: Chosen<'_>| {
-        chosen.counters.count_out(1, sealed.len);
         let WeightedPath { path: Path { local, mut remote }, device, encap, .. } = *chosen.path;
         if !encap {
             remote.set_port(0);
         }
         SendSlot { local, remote, device, tos: sealed.tos, tag: index, len: sealed.len }
     };
-    batch.commit(first | df, slot(chosen));
+    // Nothing is known of their addresses' MTU yet, so these may be fragmented.
+    let mut park = |chosen: Chosen<'_>| {
+        let Some(lane) = lane(sockets, chosen.path) else { return false };
+        parked.park(sa.addresses(), (lane, slot(chosen), chosen.path.encap), &out[..sealed.len], now.ms)
+    };
+    if !proven {
+        return if park(chosen) { Ok(Prepared::Queued) } else { Err(DropReason::OutNotRoutable) };
+    }
+    if redundant {
+        // A copy for which there is no room is no loss: the packet goes another way.
+        for waiting in set.unproven(&traffic) {
+            let _ = park(waiting);
+        }
+    }
+    let counted = |chosen: Chosen<'_>| {
+        chosen.counters.count_out(1, sealed.len);
+        slot(chosen)
+    };
+    batch.commit(first | df, counted(chosen));
     for copy in copies() {
         if let Some(lane) = lane(sockets, copy.path) {
-            batch.commit_copy(lane | df, slot(copy));
+            batch.commit_copy(lane | df, counted(copy));
         }
     }
     Ok(Prepared::Queued)
@@ -214,6 +261,21 @@ fn inner_fit(sa: &OutboundSa, packet: &Packet<'_>, outer: usize, mtu: usize) -> 
     // Transport mode protects what follows the IP header.
     let bare = if sa.mode() == Mode::Transport { packet.header_len } else { 0 };
     (sa.max_payload(mtu.saturating_sub(outer)) + bare).max(floor(packet.is_ipv4()))
+}
+
+fn send_lanes(
+    shared: &Shared,
+    worker: usize,
+    this: &mut Outbound,
+    sockets: &Sockets,
+    tun: &TunQueue,
+    now: &Now<'_>,
+) {
+    for lane in 0..2 * LANE_DF {
+        if this.batch.len(lane) > 0 {
+            send_lane(shared, worker, this, sockets, tun, lane, now);
+        }
+    }
 }
 
 /// Sends a lane. DF is a setting of the socket, so it is changed when a lane wants the other one; traffic that

@@ -606,11 +606,23 @@ fn a_limited_path_waits_for_the_peer() {
     let tables = net.dataplanes[0].tables();
     assert_eq!(tables.set_addresses(&[ChildSaId(1), ChildSaId(99)], &set), 1);
     assert!(!net.namespaces[0].try_sh(&format!("ping -c 2 -i 0.05 -W 1 {}", INNER[V4][1])).0);
-    assert!(net.drops(0, DropReason::OutNotRoutable) >= 2);
+    wait_for(|| (net.drops(0, DropReason::OutNotRoutable) == 2).then_some(()));
     assert_eq!(net.dataplanes[1].tables().stats(ChildSaId(1)).unwrap().packets_in, 0);
     net.namespaces[1].sh(&format!("ping -c 2 -i 0.05 -W 2 {}", INNER[V4][0]));
     let stats = tables.stats(ChildSaId(1)).unwrap().paths[0];
     assert!(stats.bytes_out > 0 && stats.bytes_out <= 3 * stats.bytes_in, "{stats:?}");
+
+    // What is sent while the proof is under way comes when it is there, in order, and nothing twice.
+    set.paths[0].limited = false;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(100));
+            tables.set_addresses(&[ChildSaId(1)], &set);
+        });
+        assert_eq!(numbers_received(&net, 100), (0..100).collect::<Vec<_>>());
+    });
+    assert_eq!(net.drops(0, DropReason::OutNotRoutable), 2);
+    net.assert_no_inbound_drops();
 }
 
 fn echo_request(sequence: u16) -> Echo {
