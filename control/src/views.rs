@@ -169,6 +169,9 @@ fn write_child_sa(
                 state.health,
                 f64::from(state.loss_permille) / 10.0
             )?;
+            if let Some(rate) = state.rate_bps {
+                write!(f, ", carries {:.1} Mbit/s", rate as f64 / 1e6)?;
+            }
         }
         if let Some(p) = t.paths.iter().find(|p| p.path == path) {
             write!(

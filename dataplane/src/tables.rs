@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use mobikex_common::addr::AddressSet;
+use mobikex_common::addr::{AddressSet, Path};
 use mobikex_common::crypto::CryptoError;
 use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
 use mobikex_common::spi::{MAX_SLOTS, Spi};
@@ -281,6 +281,22 @@ impl Tables {
         Some(stats)
     }
 
+    /// Octets sent so far over each path, for these SAs together.
+    pub fn path_octets(&self, ids: &[ChildSaId]) -> Vec<(Path, u64)> {
+        let mut octets: Vec<(Path, u64)> = Vec::new();
+        let state = self.lock();
+        let guard = pin();
+        for child in ids.iter().filter_map(|id| state.children.get(id)) {
+            for stats in child.addresses.stats(&guard) {
+                match octets.iter_mut().find(|(path, _)| *path == stats.path) {
+                    Some((_, sum)) => *sum += stats.bytes_out,
+                    None => octets.push((stats.path, stats.bytes_out)),
+                }
+            }
+        }
+        octets
+    }
+
     /// All installed SAs, in ascending order.
     pub fn children(&self) -> Vec<ChildSaId> {
         let mut ids: Vec<_> = self.lock().children.keys().copied().collect();
@@ -374,7 +390,7 @@ mod tests {
     use crate::esp::{self, Content, HEADROOM, IvSource, OuterInfo, ReplayTable, WINDOW_MIN};
     use crate::paths::Traffic;
     use crate::testing::{GCM, PEER, US, addresses, mirrored, outbound, params, ts, udp};
-    use mobikex_common::addr::{Path, Scheduler, WeightedPath};
+    use mobikex_common::addr::{Scheduler, WeightedPath};
     use mobikex_common::drop::DropReason;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::{Duration, Instant};

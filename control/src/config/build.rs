@@ -237,6 +237,7 @@ fn paths(conn: &Section, issues: &mut Issues) -> Paths {
     let f = Fields::check(&parts, &PATHS, issues);
     f.set("scheduler", &mut p.scheduler, issues, |text| choice(SCHEDULERS, &[], text));
     f.set("probe_interval", &mut p.probe_interval, issues, values::milliseconds);
+    f.set("measure_rates", &mut p.measure_rates, issues, values::boolean);
     let name = |text: &str| match text.len() {
         1..=15 => Ok(text.to_string()),
         _ => Err("the name of an interface".to_string()),

@@ -103,7 +103,12 @@ fn write_paths(out: &mut String, c: &Connection) -> fmt::Result {
     let allowed = if p.allowed.is_empty() { "any".to_string() } else { join(&p.allowed) };
     writeln!(out, "  {version}; new addresses of the peer ({allowed}) are {check}")?;
     let millis = p.probe_interval.as_millis();
-    writeln!(out, "  paths: {interfaces}, scheduler {}, busy ones probed every {millis} ms", p.scheduler)?;
+    let measured = if p.measure_rates { "measured" } else { "not measured" };
+    writeln!(
+        out,
+        "  paths: {interfaces}, scheduler {}, busy ones probed every {millis} ms, rates {measured}",
+        p.scheduler
+    )?;
     for policy in &p.policies {
         let rate = policy.rate.map_or_else(String::new, |rate| format!(", {rate} bit/s"));
         writeln!(out, "    {}: preference {}{rate}", policy.name, p.preference(&policy.name))?;

@@ -57,6 +57,8 @@ pub struct Paths {
     /// Time between two probes of a path that carries traffic.
     #[serde(rename = "probe_interval_ms", serialize_with = "millis")]
     pub probe_interval: Duration,
+    /// Where preferences are equal, measured rates decide the shares of paths.
+    pub measure_rates: bool,
     /// What single interfaces are worth.
     pub policies: Vec<InterfacePolicy>,
 }
@@ -71,6 +73,7 @@ impl Default for Paths {
             interfaces: Vec::new(),
             allowed: Vec::new(),
             probe_interval: Duration::from_millis(100),
+            measure_rates: true,
             policies: Vec::new(),
         }
     }

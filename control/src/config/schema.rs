@@ -101,7 +101,13 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
 
 pub(super) const PATHS: SectionSpec = SectionSpec {
     what: "section 'paths'",
-    settings: &[("scheduler", Here), ("interfaces", Here), ("allowed", Here), ("probe_interval", Here)],
+    settings: &[
+        ("scheduler", Here),
+        ("interfaces", Here),
+        ("allowed", Here),
+        ("probe_interval", Here),
+        ("measure_rates", Here),
+    ],
     // Any other section is named after an interface.
     sections: &[("**", Here)],
 };

@@ -413,6 +413,12 @@ impl Daemon {
                     let sent = self.dataplane.tables().stats(child).map_or(0, |stats| stats.packets_out);
                     self.endpoint.note_traffic(now, child, sent);
                 }
+                Output::CountPaths(children) => {
+                    let octets = self.dataplane.tables().path_octets(&children);
+                    if let Some(child) = children.first() {
+                        self.endpoint.note_octets(now, *child, &octets);
+                    }
+                }
                 other => self.change_tables(other),
             }
         }
@@ -456,7 +462,7 @@ impl Daemon {
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
-            Output::Transmit { .. } | Output::Echo { .. } | Output::Event(_) => {}
+            Output::Transmit { .. } | Output::Echo { .. } | Output::CountPaths(_) | Output::Event(_) => {}
         }
     }
 

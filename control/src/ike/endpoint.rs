@@ -761,6 +761,15 @@ impl Endpoint {
         });
     }
 
+    /// The octets that have gone over each path for Child SAs that [`Output::CountPaths`] named, `child` among them.
+    pub fn note_octets(&mut self, now: Instant, child: ChildSaId, octets: &[(Path, u64)]) {
+        let Some(owner) = self.owner(child) else { return };
+        self.with_sa(now, owner, |sa, ctx| {
+            sa.note_octets(ctx, octets);
+            Ok(())
+        });
+    }
+
     /// The newest authentic ESP packet came from an address or port of the peer that is not in the SA's set.
     pub fn handle_new_source(&mut self, now: Instant, child: ChildSaId, path: Path) {
         let Some(owner) = self.owner(child) else { return };

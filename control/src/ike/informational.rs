@@ -99,6 +99,9 @@ impl IkeSa {
             Exchange::Update(update) => self.handle_update_response(ctx, &update, payloads, only_there),
             Exchange::Actions(actions) => self.handle_actions_response(ctx, &actions, payloads, only_there),
             Exchange::Negotiate(version) => self.handle_negotiation_response(ctx, version, payloads),
+            Exchange::PathTest { path, cookie, at } => {
+                self.handle_path_test_response(ctx, (path, &cookie, at), payloads, only_there)
+            }
             Exchange::Check { remote, cookie, rebound } => {
                 self.handle_check_response(ctx, (remote, &cookie, rebound), payloads, only_there)
             }

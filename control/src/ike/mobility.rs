@@ -18,7 +18,9 @@ use super::ctx::{Ctx, nat_hash};
 use super::error::IkeError;
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
+use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
+use super::path_test;
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::{self, Check, Knowledge};
@@ -77,6 +79,11 @@ pub(super) struct Mobility {
     pub(super) nat_retries: u32,
     /// When the peer was told of an address last.
     pub(super) told_at: Option<Instant>,
+    /// When the next pair is tested by IKE (`path_test`), and how many have been.
+    pub(super) tests_at: Option<Instant>,
+    pub(super) tests: usize,
+    /// When the traffic of the paths is read next.
+    reading_at: Option<Instant>,
     unsettled_until: Option<Instant>,
 }
 
@@ -101,6 +108,9 @@ impl Mobility {
             check_budget: (None, 0),
             nat_retries: 0,
             told_at: None,
+            tests_at: None,
+            tests: 0,
+            reading_at: None,
             unsettled_until: None,
         }
     }
@@ -130,6 +140,7 @@ impl IkeSa {
         self.mobility.checks.insert(self.remote, Check::Passed);
         self.mobility.table.proven(self.current(), ctx.now);
         self.mobility.announced.insert(self.local.ip());
+        self.mobility.tests_at = Some(ctx.now + path_test::BETTER);
     }
 
     /// One of our addresses, with what its interface is worth.
@@ -157,6 +168,7 @@ impl IkeSa {
             routability: self.conn.return_routability,
             probed: self.mobility.probes(),
             encap: self.encap,
+            measured: self.conn.paths.measure_rates,
         }
     }
 
@@ -233,6 +245,10 @@ impl IkeSa {
                 }
             }
         }
+        if self.tests_paths() {
+            let tested = self.routes(ctx);
+            wanted.extend(tested.into_iter().filter(|p| !wanted.contains(p)).collect::<Vec<_>>());
+        }
         self.mobility.table.keep(&wanted, now);
     }
 
@@ -278,10 +294,12 @@ impl IkeSa {
                 ctx.event(Event::PathDown { ike: self.name(), path });
             }
             self.send_probes(ctx);
+            self.read_rates(ctx);
             if changed {
                 self.prefer_working_path(ctx);
             }
         }
+        self.test_paths(ctx);
         if changed {
             self.unsettle_if_several(ctx);
             self.refresh(ctx);
@@ -300,6 +318,8 @@ impl IkeSa {
         [
             self.mobility.unsettled_until,
             self.mobility.table.next_timeout().filter(|_| probes),
+            self.mobility.reading_at.filter(|_| probes && self.reads_rates()),
+            self.path_test_at(),
             self.children.iter().filter_map(ChildSa::next_address_change).min(),
         ]
         .into_iter()
@@ -324,6 +344,34 @@ impl IkeSa {
                 data: probe.cookie.to_be_bytes().to_vec(),
             };
             ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap: self.encap, echo });
+        }
+    }
+
+    /// Whether it matters what each path carries: there is traffic, and a choice.
+    fn reads_rates(&self) -> bool {
+        let table = &self.mobility.table;
+        let several = || table.iter().filter(|p| p.health == Health::Up).count() > 1;
+        self.conn.paths.measure_rates && self.mobility.probes() && table.is_busy() && several()
+    }
+
+    /// Asks for what has gone over each path.
+    fn read_rates(&mut self, ctx: &mut Ctx<'_>) {
+        if !self.reads_rates() || self.mobility.reading_at.is_some_and(|at| at > ctx.now) {
+            return;
+        }
+        self.mobility.reading_at = Some(ctx.now + READING);
+        let children: Vec<ChildSaId> =
+            self.children.iter().filter(|c| c.outbound && c.is_live()).map(|c| c.id).collect();
+        if !children.is_empty() {
+            ctx.out.push_back(Output::CountPaths(children));
+        }
+    }
+
+    /// The octets that have gone over each path so far, as asked for.
+    pub(super) fn note_octets(&mut self, ctx: &mut Ctx<'_>, octets: &[(Path, u64)]) {
+        if self.mobility.table.note_octets(octets, ctx.now) {
+            self.unsettle(ctx);
+            self.refresh(ctx);
         }
     }
 

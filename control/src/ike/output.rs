@@ -67,6 +67,8 @@ pub enum Output {
         /// The peer's side.
         ts_remote: Vec<TrafficSelector>,
     },
+    /// Tell what has gone over each path for these SAs together.
+    CountPaths(Vec<ChildSaId>),
     /// Send an encrypted echo request over a path; its answer comes back as an upcall.
     Echo {
         /// The SA that carries it.

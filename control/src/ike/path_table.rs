@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 use mobikex_common::addr::Path;
 use serde::Serialize;
 
+use super::path_rate::{self, PathRate, WHOLE};
+
 /// Time between probes of a path that is up while there is no traffic.
 const IDLE_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between probes of a path that is down or has not been seen up.
@@ -81,6 +83,9 @@ pub(super) struct PathState {
     deviation: Duration,
     /// Smoothed loss of probes in 1/1000.
     pub(super) loss: u32,
+    /// What it has been seen to carry, and its share beside the best one that follows from it.
+    rate: PathRate,
+    share: u16,
     identifier: u16,
     sequence: u16,
     sent: VecDeque<Sent>,
@@ -98,6 +103,8 @@ impl PathState {
             rtt: None,
             deviation: Duration::ZERO,
             loss: 0,
+            rate: PathRate::default(),
+            share: WHOLE,
             identifier,
             sequence: 0,
             sent: VecDeque::new(),
@@ -113,6 +120,7 @@ impl PathState {
     }
 
     fn note_rtt(&mut self, rtt: Duration) {
+        self.rate.note_rtt(rtt);
         // The first packets wait for neighbours to be found: what they took says nothing about the path.
         let Some(old) = self.rtt.filter(|old| rtt * 2 > *old) else {
             (self.rtt, self.deviation) = (Some(rtt), rtt / 2);
@@ -162,6 +170,35 @@ impl PathTable {
             }
             None => self.insert(path, Health::Up, now),
         }
+    }
+
+    /// A pair over which a request has just been answered by itself.
+    pub(super) fn tested(&mut self, path: Path, rtt: Duration, now: Instant) {
+        self.proven(path, now);
+        if let Some(known) = self.paths.iter_mut().find(|p| p.path == path) {
+            known.note_rtt(rtt);
+        }
+    }
+
+    /// Takes in the octets sent over each path so far; whether shares have changed by enough to matter.
+    pub(super) fn note_octets(&mut self, octets: &[(Path, u64)], now: Instant) -> bool {
+        let mut up: Vec<&mut PathState> = self.paths.iter_mut().filter(|p| p.health == Health::Up).collect();
+        for path in &mut up {
+            let sum = octets.iter().filter(|(p, _)| *p == path.path).map(|(_, octets)| octets).sum();
+            path.rate.read(sum, path.rtt, path.loss, now);
+        }
+        let old: Vec<u16> = up.iter().map(|p| p.share).collect();
+        let mut rates: Vec<&mut PathRate> = up.iter_mut().map(|p| &mut p.rate).collect();
+        let new = path_rate::shares(&mut rates).filter(|new| path_rate::differ(&old, new));
+        for (path, share) in up.iter_mut().zip(new.iter().flatten()) {
+            path.share = *share;
+        }
+        new.is_some()
+    }
+
+    /// A path's share of the traffic beside the best one's, of [`WHOLE`].
+    pub(super) fn share(&self, path: &Path) -> u16 {
+        self.get(path).map_or(WHOLE, |p| p.share)
     }
 
     fn insert(&mut self, path: Path, health: Health, now: Instant) {
@@ -342,6 +379,8 @@ pub struct PathView {
     pub rtt_us: Option<u64>,
     /// Smoothed loss of probes in 1/1000.
     pub loss_permille: u32,
+    /// What it has been seen to carry when it was full, in bit/s.
+    pub rate_bps: Option<u64>,
 }
 
 impl From<&PathState> for PathView {
@@ -351,6 +390,7 @@ impl From<&PathState> for PathView {
             health: state.health,
             rtt_us: state.rtt.map(|rtt| rtt.as_micros() as u64),
             loss_permille: state.loss,
+            rate_bps: state.rate.bits_per_second(),
         }
     }
 }

@@ -106,6 +106,8 @@ pub(super) enum Task {
     Reconcile,
     /// See whether the peer is at an address.
     Check(SocketAddr),
+    /// See whether a pair of addresses works.
+    TestPath(Path),
     /// Offer a version of MOBIKE once more.
     Negotiate(Version),
     /// End MOBIKE-X.
@@ -151,6 +153,12 @@ pub(super) enum Exchange {
         remote: SocketAddr,
         cookie: Vec<u8>,
         rebound: bool,
+    },
+    /// A test of one pair of addresses, sent at that time.
+    PathTest {
+        path: Path,
+        cookie: Vec<u8>,
+        at: Instant,
     },
 }
 
@@ -469,6 +477,7 @@ impl IkeSa {
             }
             Task::Reconcile => self.start_reconcile(ctx),
             Task::Check(remote) => self.start_check(ctx, *remote),
+            Task::TestPath(path) => self.start_path_test(ctx, *path),
             Task::Negotiate(version) => self.start_negotiation(ctx, *version),
             Task::MobikeNone => self.start_mobike_none(ctx),
             Task::Address(request) => self.send_actions(ctx, vec![request.clone()], None),

@@ -8,6 +8,7 @@ use mobikex_common::addr::{Path, Scheduler, WeightedPath};
 
 use super::addresses::{Halves, Outer};
 use super::network::Network;
+use super::path_rate::WHOLE;
 use super::path_table::{Health, PathTable, path};
 use crate::config::ReturnRoutability;
 
@@ -30,6 +31,8 @@ pub(super) struct Knowledge<'a> {
     /// Paths are probed, so that one of which nothing is known yet is not taken for a working one.
     pub(super) probed: bool,
     pub(super) encap: bool,
+    /// Where preferences make no difference, measured rates do.
+    pub(super) measured: bool,
 }
 
 impl Knowledge<'_> {
@@ -77,6 +80,17 @@ fn weight(local: &Outer, remote: &Outer) -> u16 {
     u16::from(local.preference) * u16::from(remote.preference)
 }
 
+/// Weighs paths by what each has been seen to carry, unless somebody has said what they are worth.
+fn share_by_rate(paths: &mut [WeightedPath], table: &PathTable) {
+    let mut used: Vec<_> = paths.iter_mut().filter(|p| p.weight > 0).collect();
+    if used.windows(2).all(|pair| pair[0].weight == pair[1].weight) {
+        for path in &mut used {
+            let weight = u32::from(path.weight) * u32::from(table.share(&path.path)) / u32::from(WHOLE);
+            path.weight = u16::try_from(weight).unwrap_or(u16::MAX).max(1);
+        }
+    }
+}
+
 /// The paths of a Child SA, and how to choose among them. `leaving` holds addresses of the peer that it has replaced by
 /// ones that are not checked yet; `retired` holds paths from which packets may still arrive.
 pub(super) fn build(
@@ -100,6 +114,9 @@ pub(super) fn build(
         for (path, (_, _, grade)) in paths.iter_mut().zip(&graded) {
             path.weight = u16::from(*grade == best);
         }
+    }
+    if knowledge.measured && matches!(scheduler, Scheduler::Flow | Scheduler::Packet) {
+        share_by_rate(&mut paths, knowledge.table);
     }
     // Until a new address is checked the old one goes on, and what may already go to the new one goes there too: if the
     // peer has lost the old address nothing waits for the check, and if not, the replay window drops the copies.
@@ -183,6 +200,7 @@ mod tests {
                 routability: ReturnRoutability::Required,
                 probed: true,
                 encap: true,
+                measured: true,
             };
             let (scheduler, paths) = super::build(halves, leaving, &[], Scheduler::Flow, &knowledge);
             let last = |addr: SocketAddr| addr.ip().to_string().chars().last().unwrap();

@@ -207,7 +207,7 @@ impl Pair {
                 (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
             }
             Output::Echo { .. } | Output::WatchTraffic(_) => {}
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
         }
     }
 

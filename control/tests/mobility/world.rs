@@ -360,7 +360,7 @@ impl World {
             }
             Output::Event(event) => host.events.push(event),
             Output::WatchTraffic(children) => host.watched = Some(children),
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
         }
     }
 
