@@ -259,6 +259,24 @@ fn a_trap_over_ipv6_survives_a_crash_of_the_peer() {
 }
 
 #[test]
+fn an_icmp_error_makes_us_ask_the_peer() {
+    let Some(net) = Net::new("icmp") else { return };
+    net.write_config("a", "secret", "192.0.2.", LAN, "");
+    net.write_config("b", "secret", "192.0.2.", LAN_BACK, "");
+    let (a, b) = (net.start("a"), net.start("b"));
+    a.ok(&["up", "home"]);
+    assert_eq!(net.ping("10.2.0.1"), 5);
+    assert!(!net.log("a").contains("undeliverable"));
+    // Nobody listens on the port any more, and the host says so.
+    b.signal("-KILL");
+    drop(b);
+    assert_eq!(net.ping("10.2.0.1"), 0);
+    wait_for("the daemon asks", || net.log("a").contains("packets come back as undeliverable"));
+    assert_eq!(net.log("a").matches("undeliverable").count(), 1, "not for each packet");
+    assert!(a.stop());
+}
+
+#[test]
 fn transport_mode_and_failures_that_say_why() {
     let Some(net) = Net::new("transport") else { return };
     let dynamic = ("dynamic", "dynamic");

@@ -1,9 +1,11 @@
-//! The two ICMP errors that a tunnel must send: the packet does not fit (RFC 1191 4, RFC 4443 3.2).
+//! The two ICMP errors that a tunnel must send: the packet does not fit (RFC 1191 4, RFC 4443 3.2); and the one that it
+//! may hear of its own packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::checksum;
 use super::ip::{Fragment, Ipv4Header, Ipv6Header, Packet};
+use super::reader::Reader;
 
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
@@ -93,6 +95,50 @@ fn quote<'a>(packet: &Packet<'a>, limit: usize) -> &'a [u8] {
     &bytes[..bytes.len().min(limit)]
 }
 
+/// What an ICMP error quotes of a packet that did not arrive.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Undelivered {
+    /// Its source.
+    pub src: IpAddr,
+    /// Its destination.
+    pub dst: IpAddr,
+    /// Its protocol.
+    pub protocol: u8,
+    /// What follows its IP header: the source port, if the protocol has ports.
+    pub src_port: u16,
+}
+
+/// Reads Destination Unreachable (RFC 792, RFC 4443 3.1); `None` for anything else. That a packet is too big does not
+/// count. As little is quoted as routers see fit, and nothing of it is proven.
+pub fn undelivered(message: &[u8], ipv4: bool) -> Option<Undelivered> {
+    let mut r = Reader::new(message, "an ICMP error");
+    let (kind, code) = (r.u8().ok()?, r.u8().ok()?);
+    r.take(ICMP_LEN - 2).ok()?;
+    let first = r.u8().ok()?;
+    let (src, dst, protocol): (IpAddr, IpAddr, u8) = match (ipv4, kind, code, first >> 4) {
+        // 4: fragmentation needed.
+        (true, 3, code, 4) if code != 4 => {
+            let options = usize::from(first & 15).checked_sub(Ipv4Header::LEN / 4)? * 4;
+            r.take(5).ok()?;
+            let later_fragment = r.u16().ok()? & 0x1fff != 0;
+            r.u8().ok()?;
+            let protocol = r.u8().ok()?;
+            r.u16().ok()?;
+            let (src, dst) = (r.array::<4>().ok()?.into(), r.array::<4>().ok()?.into());
+            r.take(options).ok()?;
+            (!later_fragment).then_some((src, dst, protocol))?
+        }
+        (false, 1, _, 6) => {
+            r.take(5).ok()?;
+            let protocol = r.u8().ok()?;
+            r.u8().ok()?;
+            (r.array::<16>().ok()?.into(), r.array::<16>().ok()?.into(), protocol)
+        }
+        _ => return None,
+    };
+    Some(Undelivered { src, dst, protocol, src_port: r.u16().ok()? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,6 +174,49 @@ mod tests {
         let mut packet = header.emit().to_vec();
         packet.resize(40 + usize::from(len), 0xaa);
         packet
+    }
+
+    #[test]
+    fn an_error_tells_which_packet_did_not_arrive() {
+        let mut packet = udp_v4(1500);
+        packet[20..24].copy_from_slice(&hex!("1194 01f4"));
+        let error = |kind: u8, code: u8, quoted: &[u8]| [&[kind, code, 0, 0, 0, 0, 0, 0], quoted].concat();
+        let v4 = Undelivered {
+            src: "10.1.0.5".parse().unwrap(),
+            dst: "10.2.0.6".parse().unwrap(),
+            protocol: 17,
+            src_port: 4500,
+        };
+        // Eight octets after the header are all that must be there.
+        assert_eq!(undelivered(&error(3, 3, &packet[..28]), true), Some(v4));
+        for len in 0..22 {
+            assert_eq!(undelivered(&error(3, 3, &packet[..len]), true), None);
+        }
+        // An echo reply, too big, time exceeded; the other family's numbers; a later fragment.
+        for (kind, code) in [(0, 0), (3, 4), (11, 0), (1, 0)] {
+            assert_eq!(undelivered(&error(kind, code, &packet), true), None);
+        }
+        assert_eq!(undelivered(&error(3, 3, &packet), false), None);
+        let mut fragment = packet.clone();
+        fragment[7] = 1;
+        assert_eq!(undelivered(&error(3, 1, &fragment), true), None);
+        let mut options = packet.clone();
+        options[0] = 0x46;
+        options.splice(20..20, [1, 1, 1, 1]);
+        assert_eq!(undelivered(&error(3, 1, &options), true), Some(v4));
+        options[0] = 0x44;
+        assert_eq!(undelivered(&error(3, 1, &options), true), None);
+
+        let mut packet = udp_v6(8);
+        packet[40..42].copy_from_slice(&hex!("01f4"));
+        let v6 = Undelivered {
+            src: "2001:db8::5".parse().unwrap(),
+            dst: "2001:db8::6".parse().unwrap(),
+            protocol: 17,
+            src_port: 500,
+        };
+        assert_eq!(undelivered(&error(1, 4, &packet), false), Some(v6));
+        assert_eq!(undelivered(&error(2, 0, &packet), false), None);
     }
 
     #[test]

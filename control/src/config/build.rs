@@ -164,7 +164,14 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
     if let Some(list) = f.list("proposals", issues, proposals(IkeProposal::defaults)) {
         c.proposals = list.into_iter().flatten().collect();
     }
+    f.set("nat_traversal", &mut c.nat_traversal, issues, values::boolean);
+    // ESP in UDP is a part of NAT traversal.
+    c.encap = c.nat_traversal;
     f.set("encap", &mut c.encap, issues, values::boolean);
+    if c.encap && !c.nat_traversal {
+        let message = "found 'encap = yes' beside 'nat_traversal = no'; expected 'encap = no'";
+        issues.push(f.place("encap"), message);
+    }
     f.set("mobike", &mut c.mobike, issues, values::boolean);
     f.set("mobike_x", &mut c.mobike_x, issues, |text| match (values::boolean(text), text) {
         (Ok(true), _) => Ok(MobikeX::Yes),

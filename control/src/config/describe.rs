@@ -75,7 +75,11 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     if !c.dpd_delay.is_zero() {
         writeln!(out, "  a silent peer is probed after {}", dur(c.dpd_delay))?;
     }
-    let encap = if c.encap { "always in UDP" } else { "in UDP only behind a NAT, else IP protocol 50" };
+    let encap = match (c.nat_traversal, c.encap) {
+        (false, _) => "as IP protocol 50; a NAT is taken for an attack",
+        (true, true) => "always in UDP",
+        (true, false) => "in UDP only behind a NAT, else IP protocol 50",
+    };
     let unique = match c.unique {
         Unique::No => "",
         Unique::Replace => "; a new IKE SA replaces an old one of the same identities",

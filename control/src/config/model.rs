@@ -195,6 +195,8 @@ pub struct Connection {
     /// Acceptable algorithms, best first.
     #[serde(serialize_with = "texts")]
     pub proposals: Vec<IkeProposal>,
+    /// NATs on the path are coped with; otherwise they are an attack (RFC 4555 3.9).
+    pub nat_traversal: bool,
     /// Encapsulate ESP in UDP even without a NAT.
     pub encap: bool,
     /// Offer MOBIKE (RFC 4555).
@@ -239,6 +241,7 @@ impl Connection {
             remote_addrs: vec![AddrPattern::Any],
             remote_port: 500,
             proposals: IkeProposal::defaults(),
+            nat_traversal: true,
             encap: true,
             mobike: true,
             mobike_x: MobikeX::default(),

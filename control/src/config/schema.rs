@@ -66,6 +66,7 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("local_port", Here),
         ("remote_port", Here),
         ("proposals", Here),
+        ("nat_traversal", Here),
         ("encap", Here),
         ("dpd_delay", Here),
         ("keyingtries", Here),

@@ -258,6 +258,11 @@ fn mistakes_in_values_say_where_and_what_instead() {
         ("encap = maybe", "", "t.conf:2:9: found 'maybe' for 'encap'; expected yes or no"),
         ("encap =", "", "t.conf:2:8: found no value for option 'encap'; expected one"),
         (
+            "nat_traversal = no\nencap = yes",
+            "",
+            "t.conf:3:9: found 'encap = yes' beside 'nat_traversal = no'; expected 'encap = no'",
+        ),
+        (
             "encap = yes\nencap = yes",
             "",
             "t.conf:3:1: option 'encap' is set twice; the first time in t.conf:2",

@@ -17,6 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
 use super::control_socket::{ClientId, ControlSocket};
+use super::icmp::IcmpSockets;
 use super::netlink::{Monitor, Netlink, NetlinkError};
 use super::notify::notify;
 use super::operation::Operation;
@@ -32,8 +33,9 @@ use crate::protocol::Reply;
 const SIGNALS: Token = Token(16);
 const UPCALLS: Token = Token(17);
 const NETWORK: Token = Token(18);
+const ICMP: Token = Token(19);
 /// Clients have the tokens above.
-const CONTROL: Token = Token(19);
+const CONTROL: Token = Token(20);
 
 /// How long peers have to confirm the deletion of their SAs when we end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -59,6 +61,7 @@ pub(super) struct Daemon {
     config_path: PathBuf,
     poll: Poll,
     sockets: IkeSockets,
+    icmp: IcmpSockets,
     signals: Signals,
     netlink: Netlink,
     monitor: Monitor,
@@ -89,6 +92,8 @@ impl Daemon {
         let poll = Poll::new().map_err(system("cannot poll"))?;
         let registry = poll.registry();
         sockets.register(registry).map_err(system("cannot poll the sockets"))?;
+        let icmp = IcmpSockets::open();
+        icmp.register(registry, ICMP).map_err(system("cannot poll the ICMP sockets"))?;
         let wanted = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let mut signals = Signals::new(wanted).map_err(system("cannot take signals"))?;
         registry
@@ -122,6 +127,7 @@ impl Daemon {
             config_path: options.config.clone(),
             poll,
             sockets,
+            icmp,
             signals,
             netlink,
             monitor,
@@ -164,7 +170,7 @@ impl Daemon {
                 return Err(DaemonError::System("cannot poll", error));
             }
             let mut ready = std::mem::take(&mut unfinished);
-            let (mut signalled, mut accept, mut network) = (false, false, false);
+            let (mut signalled, mut accept, mut network, mut unreachable) = (false, false, false, false);
             let mut upcalls = std::mem::take(&mut more_upcalls);
             let mut clients = BTreeSet::new();
             for event in &events {
@@ -172,6 +178,7 @@ impl Daemon {
                     SIGNALS => signalled = true,
                     UPCALLS => upcalls = true,
                     NETWORK => network = true,
+                    ICMP => unreachable = true,
                     CONTROL => accept = true,
                     Token(index) if index < SIGNALS.0 => {
                         ready.insert(index);
@@ -188,6 +195,12 @@ impl Daemon {
             }
             if upcalls {
                 more_upcalls = self.take_upcalls();
+            }
+            if unreachable {
+                let now = Instant::now();
+                let ports = [self.config.daemon.port, self.config.daemon.port_nat_t];
+                let endpoint = &mut self.endpoint;
+                self.icmp.receive(ports, |local, remote| endpoint.handle_unreachable(now, local, remote));
             }
             if accept {
                 self.control.accept(self.poll.registry());

@@ -7,6 +7,7 @@
 mod commands;
 mod control_socket;
 mod event_loop;
+mod icmp;
 pub mod netlink;
 mod notify;
 mod operation;

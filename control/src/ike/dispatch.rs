@@ -9,6 +9,7 @@ use tracing::{debug, info};
 use super::crypt::{self, Protected};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
+use super::path_table::path;
 use super::rules::{self, notify};
 use super::sa::{Exchange, Gone, IkeSa, State};
 
@@ -243,7 +244,10 @@ impl IkeSa {
                     info!(target: "IKE", "{} rekeying failed: {error}", self.name());
                 }
             }
-            other => self.handle_informational_response(ctx, other, &payloads, only_there)?,
+            other => {
+                let answered = path(addresses.0, addresses.1);
+                self.handle_informational_response(ctx, other, &payloads, answered, only_there)?;
+            }
         }
         self.run_tasks(ctx);
         Ok(Ok(()))

@@ -22,6 +22,7 @@ use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect, Ids};
 use super::dispatch::Ignored;
+use super::mobike::NAT_RETRIES;
 use super::mobike_x::{Request, Scope, Wish};
 use super::network::{LocalAddress, Network};
 use super::notices::Notices;
@@ -161,7 +162,7 @@ pub struct Endpoint {
     /// Those of `config`; an SA holds on to the one that it was negotiated with.
     connections: Vec<Arc<Connection>>,
     rng: ChaCha20Rng,
-    sas: BTreeMap<u32, IkeSa>,
+    pub(super) sas: BTreeMap<u32, IkeSa>,
     /// Our SPI of every SA.
     by_spi: HashMap<IkeSpi, u32>,
     /// First requests that we answered, so that a retransmission finds its SA: by peer and its SPI.
@@ -298,7 +299,12 @@ impl Endpoint {
             self.with_sa(now, id, |sa, ctx| {
                 if sa.peer().is_some() && sa.rekeyed_by.is_none() && sa.mobility.version != Version::None {
                     sa.mobility.refused.clear();
+                    sa.mobility.refused_pairs.clear();
+                    sa.mobility.untold = true;
                     sa.refresh(ctx);
+                    if sa.mobility.version == Version::Mobike {
+                        sa.leave_vanished(ctx);
+                    }
                     sa.add_task(ctx, Task::Reconcile);
                 }
                 Ok(())
@@ -362,7 +368,7 @@ impl Endpoint {
     }
 
     /// Runs `work` on one SA with everything that it may touch, then carries out what it asked for.
-    fn with_sa<R>(
+    pub(super) fn with_sa<R>(
         &mut self,
         now: Instant,
         id: u32,
@@ -414,20 +420,28 @@ impl Endpoint {
         self.sas.insert(sa.id, sa);
     }
 
-    /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever).
+    /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever), and one that met a NAT
+    /// several times (RFC 4555 3.9).
     fn retry_failed(&mut self, now: Instant, sa: &IkeSa) {
-        if !matches!(sa.state, State::InitSent(_)) {
-            self.attempts.remove(&sa.conn.name);
-            return;
-        }
+        let (reason, limit, first) = match &sa.state {
+            State::InitSent(_) if sa.gave_up => ("peer not responding", sa.conn.keyingtries, None),
+            State::AuthSent(sent) if sa.unexpected_nat => {
+                ("unexpected NAT", 1 + NAT_RETRIES, sent.child.as_ref().map(|c| c.config.name.clone()))
+            }
+            _ => {
+                self.attempts.remove(&sa.conn.name);
+                return;
+            }
+        };
         let tries = self.attempts.entry(sa.conn.name.clone()).or_insert(0);
         *tries += 1;
-        let again = sa.gave_up && (sa.conn.keyingtries == 0 || *tries < sa.conn.keyingtries);
-        if again {
-            info!(target: "IKE", "peer not responding, trying again ({tries}/{})", sa.conn.keyingtries);
-            let command = Command::Up { connection: sa.conn.name.clone(), child: None };
-            if let Err(error) = self.handle_command(now, command) {
-                info!(target: "IKE", "{error}");
+        if limit == 0 || *tries < limit {
+            info!(target: "IKE", "{reason}, trying again ({tries}/{limit})");
+            for name in first.into_iter().chain(sa.wanted.iter().cloned()) {
+                let command = Command::Up { connection: sa.conn.name.clone(), child: Some(name) };
+                if let Err(error) = self.handle_command(now, command) {
+                    info!(target: "IKE", "{error}");
+                }
             }
         } else {
             self.attempts.remove(&sa.conn.name);
@@ -571,7 +585,7 @@ impl Endpoint {
         let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
         let Some(id) = self.by_spi.get(&ours).copied() else {
             self.counters.unknown_spi += 1;
-            return;
+            return self.handle_complaint(now, remote, &header, datagram);
         };
         let fits = self.sas.get(&id).is_some_and(|sa| {
             sa.initiator != header.flags.initiator
@@ -584,12 +598,13 @@ impl Endpoint {
         }
         let handled = self
             .with_sa(now, id, |sa, ctx| sa.handle_message(ctx, &header, (local, remote, nat_t), datagram));
-        match handled {
-            Some(Err(Ignored::OutsideWindow)) => self.counters.outside_window += 1,
-            Some(Err(Ignored::NotAuthentic)) => self.counters.not_authentic += 1,
-            Some(Err(Ignored::WrongState)) => self.counters.wrong_state += 1,
-            Some(Ok(())) | None => {}
+        let Some(Err(ignored)) = handled else { return };
+        match ignored {
+            Ignored::OutsideWindow => self.counters.outside_window += 1,
+            Ignored::NotAuthentic => self.counters.not_authentic += 1,
+            Ignored::WrongState => self.counters.wrong_state += 1,
         }
+        self.handle_complaint(now, remote, &header, datagram);
     }
 
     fn handle_init_request(

@@ -42,6 +42,9 @@ pub enum IkeError {
     /// AUTH is wrong, an ID does not fit, or no secret is known.
     #[error("authentication failed: {0}")]
     Authentication(String),
+    /// A peer that allows no NAT names other addresses than those of its message (RFC 4555 3.9).
+    #[error("a NAT is in the way of a peer that allows none")]
+    UnexpectedNat,
     /// Too many SAs.
     #[error("no free SPI: the limit max_child_sas is reached")]
     NoSpi,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use mobikex_common::addr::Path;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::wire::ike::{Delete, ExchangeType, Payload, ProtocolId};
 use tracing::info;
@@ -82,12 +83,14 @@ impl IkeSa {
         Ok(answer)
     }
 
-    /// The answer to a request of ours. `only_there` says that the request went over one pair of addresses alone.
+    /// The answer to a request of ours, which came over `answered`. `only_there` says that the request went over one pair
+    /// of addresses alone.
     pub(super) fn handle_informational_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         exchange: Exchange,
         payloads: &[Payload],
+        answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
         match exchange {
@@ -105,10 +108,18 @@ impl IkeSa {
             Exchange::Check { remote, cookie, rebound } => {
                 self.handle_check_response(ctx, (remote, &cookie, rebound), payloads, only_there)
             }
-            _ => {
-                self.note_nat(ctx, payloads);
+            Exchange::Liveness(cookie) => {
+                self.handle_liveness_response(ctx, cookie.as_deref(), payloads, only_there)
+            }
+            Exchange::Announce => {
+                self.handle_list_response(ctx, payloads, answered, only_there);
                 Ok(())
             }
+            Exchange::MobikeNone
+            | Exchange::Init
+            | Exchange::Auth
+            | Exchange::CreateChild(_)
+            | Exchange::RekeyIke(_) => Ok(()),
         }
     }
 }

@@ -64,7 +64,9 @@ impl IkeSa {
         payloads.push(Payload::Sa(select::offer_ike(&self.conn.proposals, &[])));
         payloads.push(Payload::Ke { method: init.method.transform(), data: init.ke.public().to_vec() });
         payloads.push(Payload::Nonce(init.ni.clone()));
-        payloads.extend(self.nat_detection(path.local, path.remote));
+        if self.conn.nat_traversal {
+            payloads.extend(self.nat_detection(path.local, path.remote));
+        }
         payloads
     }
 
@@ -213,7 +215,7 @@ impl IkeSa {
             return Err(rule("the responder's SPI is zero"));
         }
         self.spi_r = spi_r;
-        let supports_nat = self.detect_nat(payloads);
+        let supports_nat = self.conn.nat_traversal && self.detect_nat(payloads);
         let State::InitSent(init) = &self.state else { return Ok(()) };
         let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
@@ -305,7 +307,11 @@ impl IkeSa {
     ) -> Result<(), Gone> {
         let peer = match self.verify_responder(ctx, payloads) {
             Ok(peer) => peer,
-            Err(error) => return Err(self.close(ctx, &error.to_string(), false)),
+            Err(error) => {
+                self.unexpected_nat =
+                    matches!(error, IkeError::Notified(NotifyType::UNEXPECTED_NAT_DETECTED));
+                return Err(self.close(ctx, &error.to_string(), false));
+            }
         };
         let State::AuthSent(AuthSent { handshake, child, .. }) =
             std::mem::replace(&mut self.state, State::Established(peer.clone()))

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
+use mobikex_common::addr::Path;
 use mobikex_common::sa::Mode;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use tracing::{debug, info};
@@ -10,26 +11,25 @@ use tracing::{debug, info};
 use super::addresses::{Halves, Outer, Replaces};
 use super::ctx::Ctx;
 use super::error::IkeError;
-use super::mobility::cookie;
+use super::mobility::{CHECK_TRIES, cookie, is_private};
 use super::output::Event;
 use super::path_table::path;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task};
+use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::Check;
 use super::versions::{self, Outcome, Version};
 use crate::config::MobikeX;
 
 /// Additional addresses of a peer that are remembered.
 const MAX_ALTERNATES: usize = 8;
-/// New requests after the answer UNEXPECTED_NAT_DETECTED (RFC 4555 3.9).
-const NAT_RETRIES: u32 = 3;
+/// New requests after the answer UNEXPECTED_NAT_DETECTED, as many as a request is retransmitted (RFC 4555 3.9).
+pub(super) const NAT_RETRIES: u32 = 5;
 
 /// An UPDATE_SA_ADDRESSES of version 1 that is under way.
 pub(super) struct Update {
     local: SocketAddr,
     remote: SocketAddr,
     cookie: Vec<u8>,
-    before: (SocketAddr, SocketAddr),
 }
 
 /// Data of NO_NATS_ALLOWED (RFC 4555 4.2.6): `None` when the families differ.
@@ -85,7 +85,11 @@ impl IkeSa {
         self.mobility.offered = offered;
         let mut payloads = vec![Payload::Notify(offer)];
         if self.mobility.offered.contains(&Version::Mobike) {
-            payloads.extend(self.additional_addresses(ctx));
+            self.mobility.announced = self.candidates(ctx).into_iter().collect();
+            payloads.extend(self.additional_addresses(ctx, self.local.ip()));
+        }
+        if !self.nat_t {
+            payloads.extend(self.nat_guard(self.local, self.remote));
         }
         payloads
     }
@@ -114,10 +118,14 @@ impl IkeSa {
     ) -> Result<Vec<Payload>, IkeError> {
         let (version, answer) = versions::respond(&versions::allowed(&self.conn), payloads);
         self.mobility.version = version;
+        if version != Version::None && self.is_translated(payloads, (self.local, self.remote)) {
+            return Err(IkeError::UnexpectedNat);
+        }
         self.settled(ctx, payloads)?;
         let mut out: Vec<Payload> = answer.map(Payload::Notify).into_iter().collect();
         if version == Version::Mobike {
-            out.extend(self.additional_addresses(ctx));
+            self.mobility.announced = self.candidates(ctx).into_iter().collect();
+            out.extend(self.additional_addresses(ctx, self.local.ip()));
         }
         if version == Version::MobikeX {
             self.mobility.greeted = true;
@@ -146,9 +154,8 @@ impl IkeSa {
         Ok(())
     }
 
-    /// Our other addresses, or word that there are none (RFC 4555 3.4, 3.6).
-    fn additional_addresses(&self, ctx: &Ctx<'_>) -> Vec<Payload> {
-        let here = self.local.ip();
+    /// Our addresses other than `here` (RFC 4555 3.4).
+    fn additional_addresses(&self, ctx: &Ctx<'_>, here: IpAddr) -> Vec<Payload> {
         self.candidates(ctx)
             .into_iter()
             .filter(|a| *a != here)
@@ -159,6 +166,15 @@ impl IkeSa {
                 })
             })
             .collect()
+    }
+
+    /// The same, or word that there are none (RFC 4555 3.6): what the peer knew before is void either way.
+    fn address_list(&self, ctx: &Ctx<'_>, here: IpAddr) -> Vec<Payload> {
+        let mut list = self.additional_addresses(ctx, here);
+        if list.is_empty() {
+            list.push(Payload::Notify(Notify::new(NotifyType::NO_ADDITIONAL_ADDRESSES, Vec::new())));
+        }
+        list
     }
 
     // ---- our side ------------------------------------------------------------------------------------------------------
@@ -173,80 +189,120 @@ impl IkeSa {
     }
 
     fn reconcile_mobike(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
-        let candidates = self.candidates(ctx);
-        let gone = !candidates.contains(&self.local.ip()) && !ctx.network.has(self.local.ip());
-        let before = (self.local, self.remote);
-        if gone {
-            let known = self.routes(ctx).into_iter().find(|p| candidates.contains(&p.local.ip()));
-            let Some(next) = known else {
-                info!(target: "IKE", "{} there is no address left to reach the peer from", self.name());
-                return Ok(());
-            };
-            info!(target: "IKE", "{} {} is gone, moving to {next}", self.name(), before.0.ip());
-            self.mobility.previous = Some(before);
-            self.retarget(ctx, next.local, next.remote);
-            self.mobility.update_wanted = true;
+        self.leave_vanished(ctx);
+        if !ctx.network.has(self.local.ip()) {
+            info!(target: "IKE", "{} there is no address left to reach the peer from", self.name());
+            return Ok(());
         }
-        let addresses: BTreeSet<IpAddr> = candidates.into_iter().collect();
+        let addresses: BTreeSet<IpAddr> = self.candidates(ctx).into_iter().collect();
         if self.mobility.decides && self.mobility.update_wanted {
             self.mobility.announced = addresses;
-            return self.send_update(ctx, gone, before);
+            self.mobility.list_over = None;
+            return self.send_update(ctx);
         }
         if self.mobility.decides && self.behind_nat && self.mobility.seen.is_none() {
             // What the peer sees of us now is what later answers are compared with (RFC 4555 3.8).
             self.tasks.push_front(Task::Liveness);
         }
-        if gone {
-            // The responder's own address is gone: the one case in which it moves SAs by itself (RFC 4555 3.5).
-            let (local, remote) = (self.local, self.remote);
-            self.change_halves(ctx, |_| true, |halves| *halves = Halves::single(local, remote));
+        if self.mobility.announced == addresses {
+            self.mobility.untold = false;
+            return Ok(());
         }
-        if self.mobility.announced != addresses {
-            self.mobility.announced = addresses;
-            let mut payloads = self.additional_addresses(ctx);
-            if payloads.is_empty() {
-                payloads.push(Payload::Notify(Notify::new(NotifyType::NO_ADDITIONAL_ADDRESSES, Vec::new())));
-            }
-            payloads.extend(self.nat_guard());
-            return self
-                .send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Announce, &payloads)
-                .map(drop);
+        self.mobility.announced = addresses;
+        let over = self.mobility.list_over.take().filter(|p| ctx.network.has(p.local.ip()));
+        let pair = over.unwrap_or(self.current());
+        let mut payloads = self.address_list(ctx, pair.local.ip());
+        payloads.extend(self.nat_guard(pair.local, pair.remote));
+        let via = over.map(|path| Via { path, tries: CHECK_TRIES });
+        self.send_request_via(ctx, ExchangeType::INFORMATIONAL, Exchange::Announce, &payloads, via).map(drop)
+    }
+
+    /// Our address of the IKE SA is gone: it goes on over another pair at once, together with its Child SAs and with the
+    /// request that is under way (RFC 4555 3.5). The initiator tells the peer as soon as the window is free.
+    pub(super) fn leave_vanished(&mut self, ctx: &mut Ctx<'_>) {
+        let before = (self.local, self.remote);
+        if ctx.network.has(before.0.ip()) {
+            return;
         }
-        Ok(())
+        let candidates = self.candidates(ctx);
+        let Some(next) = self.routes(ctx).into_iter().find(|p| candidates.contains(&p.local.ip())) else {
+            return;
+        };
+        info!(target: "IKE", "{} {} is gone, moving to {next}", self.name(), before.0.ip());
+        self.mobility.previous = Some(before);
+        self.retarget(ctx, next.local, next.remote);
+        if self.mobility.decides {
+            self.mobility.update_wanted = true;
+            self.move_to(ctx, next.local, next.remote);
+        } else {
+            // The one case in which a responder moves SAs by itself.
+            self.change_halves(ctx, |_| true, |halves| *halves = Halves::single(next.local, next.remote));
+        }
+    }
+
+    /// The answer to the list of our addresses, which came over `answered`.
+    pub(super) fn handle_list_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        answered: Path,
+        only_there: bool,
+    ) {
+        self.note_nat(ctx, payloads);
+        let refused = notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some();
+        if refused && self.mobility.nat_retries >= NAT_RETRIES {
+            info!(target: "IKE", "{} the peer does not hear of our addresses, a NAT is in the way", self.name());
+        } else if refused || !only_there {
+            // What went over several pairs meant another list on each of them, since the header is part of it: a new
+            // request says it once more, over the pair that works (RFC 4555 3.6, 3.9).
+            self.mobility.nat_retries += u32::from(refused);
+            self.mobility.list_over = Some(answered);
+            self.mobility.announced.clear();
+            self.tasks.push_back(Task::Reconcile);
+            return;
+        }
+        self.mobility.nat_retries = 0;
+        self.mobility.untold = false;
     }
 
     /// NAT_DETECTION, or NO_NATS_ALLOWED when NAT traversal is not in use (RFC 4555 3.9).
-    fn nat_guard(&self) -> Vec<Payload> {
+    pub(super) fn nat_guard(&self, local: SocketAddr, remote: SocketAddr) -> Vec<Payload> {
         if self.nat_t {
-            return self.nat_detection(self.local, self.remote).to_vec();
+            return self.nat_detection(local, remote).to_vec();
         }
-        let data = no_nats_data(self.local, self.remote);
+        let data = no_nats_data(local, remote);
         data.map(|data| Payload::Notify(Notify::new(NotifyType::NO_NATS_ALLOWED, data))).into_iter().collect()
     }
 
-    fn send_update(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        at_once: bool,
-        before: (SocketAddr, SocketAddr),
-    ) -> Result<(), IkeError> {
+    /// Whether the NO_NATS_ALLOWED of a message is not true of its header. It serves no other purpose (RFC 4555 3.9).
+    fn is_translated(&self, payloads: &[Payload], (local, remote): (SocketAddr, SocketAddr)) -> bool {
+        let Some(guard) = notify(payloads, NotifyType::NO_NATS_ALLOWED) else { return false };
+        let translated = no_nats_data(remote, local).is_none_or(|expected| expected != guard.data);
+        if translated {
+            info!(target: "IKE", "{} a NAT is in the way of a peer that allows none", self.name());
+        }
+        translated
+    }
+
+    fn send_update(&mut self, ctx: &mut Ctx<'_>) -> Result<(), IkeError> {
         self.mobility.update_wanted = false;
         let (local, remote) = (self.local, self.remote);
         let cookie = cookie(ctx);
         let mut payloads = vec![Payload::Notify(Notify::new(NotifyType::UPDATE_SA_ADDRESSES, Vec::new()))];
-        payloads.extend(self.nat_guard());
+        payloads.extend(self.nat_guard(local, remote));
         payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        payloads.extend(self.additional_addresses(ctx));
-        if at_once {
-            self.move_to(ctx, local, remote);
-        }
-        let update = Update { local, remote, cookie, before };
-        let exchange = Exchange::Update(Box::new(update));
+        payloads.extend(self.address_list(ctx, local.ip()));
+        self.move_to(ctx, local, remote);
+        let exchange = Exchange::Update(Box::new(Update { local, remote, cookie }));
         self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)
     }
 
     /// All Child SAs use the one pair of the IKE SA.
     fn move_to(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
+        if self.nat_t && is_private(local.ip()) && !is_private(remote.ip()) {
+            // A NAT is all but certain, and nothing plain would pass it; the answer tells for sure (RFC 4555 3.5).
+            (self.encap, self.behind_nat) = (true, true);
+        }
         let own = self.own(ctx, local);
         self.change_halves(
             ctx,
@@ -272,19 +328,24 @@ impl IkeSa {
             self.tasks.push_back(Task::Reconcile);
             return Ok(());
         }
-        if notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some() {
-            if self.mobility.nat_retries < NAT_RETRIES {
-                self.mobility.nat_retries += 1;
-                self.mobility.update_wanted = true;
-                self.tasks.push_back(Task::Reconcile);
-                return Ok(());
-            }
-            return self.update_refused(ctx, update, NotifyType::UNEXPECTED_NAT_DETECTED);
+        let refused = [NotifyType::UNEXPECTED_NAT_DETECTED, NotifyType::UNACCEPTABLE_ADDRESSES]
+            .into_iter()
+            .find(|kind| notify(payloads, *kind).is_some());
+        if refused == Some(NotifyType::UNEXPECTED_NAT_DETECTED) && self.mobility.nat_retries < NAT_RETRIES {
+            // Whoever alters one packet shall not keep a path out of use.
+            self.mobility.nat_retries += 1;
+            self.mobility.update_wanted = true;
+            self.tasks.push_back(Task::Reconcile);
+            return Ok(());
         }
         self.mobility.nat_retries = 0;
-        if notify(payloads, NotifyType::UNACCEPTABLE_ADDRESSES).is_some() {
-            return self.update_refused(ctx, update, NotifyType::UNACCEPTABLE_ADDRESSES);
+        if let Some(kind) = refused {
+            self.update_refused(ctx, update, kind);
+            return Ok(());
         }
+        self.mobility.refused_pairs.clear();
+        self.mobility.untold = false;
+        self.mobility.agreed = Some(path(update.local, update.remote));
         self.note_nat(ctx, payloads);
         if only_there {
             self.mobility.checks.insert(update.remote, Check::Passed);
@@ -301,14 +362,25 @@ impl IkeSa {
         Ok(())
     }
 
-    fn update_refused(&mut self, ctx: &mut Ctx<'_>, update: &Update, kind: NotifyType) -> Result<(), Gone> {
-        info!(target: "IKE", "{} the peer refuses {}: {kind}", self.name(), path(update.local, update.remote));
-        let (local, remote) = update.before;
-        if ctx.network.has(local.ip()) && (local, remote) != (update.local, update.remote) {
-            self.retarget(ctx, local, remote);
-            self.move_to(ctx, local, remote);
+    /// Tries the other pairs, and goes back to the one before when the peer takes none (RFC 4555 3.5).
+    fn update_refused(&mut self, ctx: &mut Ctx<'_>, update: &Update, kind: NotifyType) {
+        let refused = path(update.local, update.remote);
+        info!(target: "IKE", "{} the peer refuses {refused}: {kind}", self.name());
+        self.mobility.refused_pairs.push(refused);
+        let before = self.mobility.agreed;
+        let usable = |p: &Path| {
+            ctx.network.find(p.local.ip()).is_some_and(|l| self.conn.may_use(l.addr, &l.interface))
+                && !self.mobility.refused_pairs.contains(p)
+        };
+        let next = self.routes(ctx).into_iter().find(|p| usable(p) && Some(*p) != before);
+        if let Some(next) = next {
+            self.retarget(ctx, next.local, next.remote);
+            self.mobility.update_wanted = true;
+            self.tasks.push_back(Task::Reconcile);
+        } else if let Some(back) = before.filter(usable) {
+            self.retarget(ctx, back.local, back.remote);
+            self.move_to(ctx, back.local, back.remote);
         }
-        Ok(())
     }
 
     /// Learns from the peer's NAT_DETECTION in an answer, and whether it sees us elsewhere than before (RFC 4555 3.8).
@@ -349,7 +421,8 @@ impl IkeSa {
         {
             answer.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.data.clone())));
         }
-        let with_nat = notify(payloads, NotifyType::NAT_DETECTION_SOURCE_IP).is_some()
+        let with_nat = self.conn.nat_traversal
+            && notify(payloads, NotifyType::NAT_DETECTION_SOURCE_IP).is_some()
             && notify(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP).is_some();
         if with_nat {
             answer.extend(self.nat_detection(addresses.0, addresses.1));
@@ -358,10 +431,7 @@ impl IkeSa {
             answer.extend(self.answer_negotiation(ctx, payloads));
             return answer;
         }
-        if let Some(guard) = notify(payloads, NotifyType::NO_NATS_ALLOWED)
-            && no_nats_data(addresses.1, addresses.0).is_none_or(|expected| expected != guard.data)
-        {
-            info!(target: "IKE", "{} a NAT is in the way of a peer that allows none", self.name());
+        if self.is_translated(payloads, addresses) {
             answer.push(Payload::Notify(Notify::new(NotifyType::UNEXPECTED_NAT_DETECTED, Vec::new())));
             return answer;
         }
@@ -407,8 +477,9 @@ impl IkeSa {
             info!(target: "IKE", "{} the peer may not decide about addresses, it did not start this SA", self.name());
             return refuse(NotifyType::UNACCEPTABLE_ADDRESSES);
         }
-        if !self.acceptable(ctx, remote.ip()) || !self.transport_permits(remote.ip()) {
-            info!(target: "IKE", "{} policy does not let the peer be at {}", self.name(), remote.ip());
+        let ours = ctx.network.find(local.ip()).is_none_or(|l| self.conn.may_use(l.addr, &l.interface));
+        if !ours || !self.acceptable(ctx, remote.ip()) || !self.transport_permits(remote.ip()) {
+            info!(target: "IKE", "{} policy does not allow {}", self.name(), path(local, remote));
             return refuse(NotifyType::UNACCEPTABLE_ADDRESSES);
         }
         info!(target: "IKE", "{} the peer moves to {remote}", self.name());
@@ -441,6 +512,7 @@ impl IkeSa {
                 child.leaving.clear();
             }
         }
+        self.forget_checks();
     }
 
     /// Applies a move of the peer to all Child SAs; what it leaves stays in use until the new address is checked.
@@ -517,7 +589,7 @@ impl IkeSa {
         }
         self.freeze(ctx);
         let payloads = [Payload::Notify(versions::none())];
-        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Announce, &payloads).map(drop)
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::MobikeNone, &payloads).map(drop)
     }
 
     /// Version 2 is off; the address sets stay as they are.

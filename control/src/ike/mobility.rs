@@ -65,6 +65,14 @@ pub(super) struct Mobility {
     pub(super) refused: BTreeSet<IpAddr>,
     /// The first message of version 2 has told what we can do.
     pub(super) greeted: bool,
+    /// Version 1: the pair that the peer has taken last.
+    pub(super) agreed: Option<Path>,
+    /// Version 1: pairs to which the peer has refused to move; asked again when the network changes.
+    pub(super) refused_pairs: Vec<Path>,
+    /// Version 1: our addresses are others than the peer has been told.
+    pub(super) untold: bool,
+    /// Version 1: the pair over which the list of our addresses shall go.
+    pub(super) list_over: Option<Path>,
     /// Version 1: the peer is to be told of new addresses (RFC 4555 3.5, "pending_update").
     pub(super) update_wanted: bool,
     /// The NAT before us has a new mapping, which the peer of version 2 is to be told.
@@ -101,6 +109,10 @@ impl Mobility {
             by_hand: BTreeSet::new(),
             refused: BTreeSet::new(),
             greeted: false,
+            agreed: None,
+            refused_pairs: Vec::new(),
+            untold: false,
+            list_over: None,
             update_wanted: false,
             remapped: false,
             previous: None,
@@ -139,7 +151,11 @@ impl IkeSa {
     pub(super) fn start_mobility(&mut self, ctx: &Ctx<'_>) {
         self.mobility.checks.insert(self.remote, Check::Passed);
         self.mobility.table.proven(self.current(), ctx.now);
-        self.mobility.announced.insert(self.local.ip());
+        // In version 1, IKE_AUTH has told of all of them.
+        if self.mobility.version != Version::Mobike {
+            self.mobility.announced = [self.local.ip()].into();
+        }
+        self.mobility.agreed = Some(self.current());
         self.mobility.tests_at = Some(ctx.now + path_test::BETTER);
     }
 
@@ -490,7 +506,12 @@ impl IkeSa {
         self.children.iter().flat_map(|c| c.halves.remote.iter()).for_each(|o| push(o.addr));
         self.mobility.previous.iter().for_each(|(_, remote)| push(*remote));
         let port = self.remote.port();
-        self.mobility.alternates.iter().for_each(|a| push(SocketAddr::new(*a, port)));
+        // In version 1 the responder has no other use for the initiator's list than to tell it of its own (RFC 4555 3.4,
+        // 3.6).
+        let version_1 = self.mobility.version == Version::Mobike;
+        if !version_1 || self.mobility.decides || self.mobility.untold {
+            self.mobility.alternates.iter().for_each(|a| push(SocketAddr::new(*a, port)));
+        }
         self.conn.remote_singles().for_each(|a| push(SocketAddr::new(a, port)));
         found
     }
@@ -568,18 +589,23 @@ impl IkeSa {
 
     // ---- return routability (RFC 4555 3.7) ----------------------------------------------------------------------------
 
+    /// Addresses of the peer to which something may be sent.
+    fn used_addresses(&self) -> Vec<SocketAddr> {
+        let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
+        live.flat_map(|c| c.halves.remote.iter().map(|o| o.addr)).chain([self.remote]).collect()
+    }
+
+    /// Once the peer has left an address somebody else may have it: if it comes back, it is checked again.
+    pub(super) fn forget_checks(&mut self) {
+        let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
+        let known: Vec<SocketAddr> = leaving.chain(self.used_addresses()).collect();
+        self.mobility.checks.retain(|addr, _| known.contains(addr));
+    }
+
     /// Sees to it that every address of the peer is checked, as policy wants. The caller refreshes.
     pub(super) fn want_checks(&mut self) {
-        let used: Vec<SocketAddr> = self
-            .children
-            .iter()
-            .filter(|c| !matches!(c.state, ChildState::Lingering(_)))
-            .flat_map(|c| c.halves.remote.iter().map(|o| o.addr))
-            .chain([self.remote])
-            .collect();
-        let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
-        let known: Vec<SocketAddr> = used.iter().copied().chain(leaving).collect();
-        self.mobility.checks.retain(|addr, _| known.contains(addr));
+        self.forget_checks();
+        let used = self.used_addresses();
         for addr in used {
             if self.mobility.checks.contains_key(&addr) {
                 continue;
@@ -610,7 +636,10 @@ impl IkeSa {
             return Ok(());
         };
         let cookie = cookie(ctx);
-        let mut payloads = self.nat_detection(local, remote).to_vec();
+        let mut payloads = Vec::new();
+        if self.nat_t {
+            payloads.extend(self.nat_detection(local, remote));
+        }
         payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
         let exchange = Exchange::Check { remote, cookie, rebound };
@@ -667,9 +696,28 @@ impl IkeSa {
                 child.retire_paths(gone, until);
             }
         }
+        self.forget_checks();
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
         self.unsettle(ctx);
         self.refresh(ctx);
+    }
+
+    /// The answer to a request that asked whether the peer is alive.
+    pub(super) fn handle_liveness_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        cookie: Option<&[u8]>,
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        if let Some(cookie) = cookie {
+            self.verify_cookie(ctx, cookie, payloads)?;
+            if only_there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
+                self.check_passed(ctx, self.remote);
+            }
+        }
+        self.note_nat(ctx, payloads);
+        Ok(())
     }
 
     /// An address at which the peer is not: what it had before counts again.

@@ -17,6 +17,7 @@ mod ctx;
 mod dispatch;
 mod endpoint;
 mod error;
+mod hints;
 mod informational;
 mod initiator;
 mod keys;

@@ -45,7 +45,7 @@ impl IkeSa {
         }
         let current = self.current();
         let mut pairs = self.routes(ctx);
-        pairs.retain(|p| *p != current);
+        pairs.retain(|p| *p != current && !self.mobility.refused_pairs.contains(p));
         let better: Vec<Path> = pairs.iter().copied().filter(|p| self.is_better(ctx, p)).collect();
         let pause = if better.is_empty() { OTHER } else { BETTER };
         self.mobility.tests_at = Some(ctx.now + pause);
@@ -71,7 +71,10 @@ impl IkeSa {
         }
         debug!(target: "IKE", "{} testing {path}", self.name());
         let cookie = cookie(ctx);
-        let mut payloads = self.nat_detection(path.local, path.remote).to_vec();
+        let mut payloads = Vec::new();
+        if self.nat_t {
+            payloads.extend(self.nat_detection(path.local, path.remote));
+        }
         payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
         let exchange = Exchange::PathTest { path, cookie, at: ctx.now };
         let via = Via { path, tries: TRIES };

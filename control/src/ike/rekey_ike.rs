@@ -155,7 +155,8 @@ impl IkeSa {
     /// The new SA inherits all children and what was to be done with them (RFC 7296 2.8).
     fn replaced_by(&mut self, ctx: &mut Ctx<'_>, id: u32, name: &str) {
         self.mark_rekeyed(ctx, id);
-        let of_children = |t: &Task| !matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness);
+        let of_children =
+            |t: &Task| !matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness | Task::Doubt);
         let (tasks, own): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.tasks).into_iter().partition(of_children);
         self.tasks = own.into_iter().filter(|t| matches!(t, Task::DeleteIke(_))).collect();

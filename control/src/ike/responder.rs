@@ -93,7 +93,7 @@ impl IkeSa {
         sa.keys = Some(SkeySeed::initial(suite.prf, ni, &nr, &shared).expand(suite, ni, &nr, spi_i, spi_r)?);
         // The initiator hashed its view with our SPI still zero.
         sa.spi_r = IkeSpi::ZERO;
-        let supports_nat = sa.detect_nat(payloads);
+        let supports_nat = conn.nat_traversal && sa.detect_nat(payloads);
         sa.spi_r = spi_r;
         sa.encap &= supports_nat;
         let mut answer = vec![
@@ -135,7 +135,11 @@ impl IkeSa {
     ) -> Result<(), Gone> {
         match self.verify_initiator(ctx, payloads) {
             Ok(verified) => self.accept(ctx, payloads, verified).map_err(|error| {
-                let refusal = [Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()))];
+                let kind = match error {
+                    IkeError::UnexpectedNat => NotifyType::UNEXPECTED_NAT_DETECTED,
+                    _ => NotifyType::AUTHENTICATION_FAILED,
+                };
+                let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
                 let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
                 self.close(ctx, &error.to_string(), false)
             }),
@@ -175,6 +179,7 @@ impl IkeSa {
         // The suite is settled; a connection that would not have allowed it is no candidate any more.
         let fits = |conn: &Connection| {
             conn.accepts(self.local.ip(), self.remote.ip())
+                && (conn.nat_traversal || !self.nat_t)
                 && conn.remote.id.as_ref().is_none_or(|want| same_id(want, id))
                 && wanted.is_none_or(|want| same_id(want, &own(conn)))
                 && conn.proposals.iter().any(|p| {

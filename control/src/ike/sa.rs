@@ -14,7 +14,7 @@ use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
 use super::addresses::{Outer, Replaces};
@@ -26,7 +26,7 @@ use super::error::IkeError;
 use super::keys::SkKeys;
 use super::mobike::Update;
 use super::mobike_x::{Actions, Request};
-use super::mobility::Mobility;
+use super::mobility::{Mobility, cookie};
 use super::output::{Event, IkeSaView};
 use super::rules;
 use super::sets::Check;
@@ -102,6 +102,8 @@ pub(super) enum Task {
     RekeyIke,
     DeleteIke(String),
     Liveness,
+    /// The same because of a complaint that anybody could have sent.
+    Doubt,
     /// Tell the peer what has changed about our addresses, if anything has.
     Reconcile,
     /// See whether the peer is at an address.
@@ -143,9 +145,12 @@ pub(super) enum Exchange {
     RekeyIke(Box<IkeRekey>),
     DeleteChild(ChildSaId),
     DeleteIke(String),
-    Liveness,
+    /// With COOKIE2 if that was sent.
+    Liveness(Option<Vec<u8>>),
     Update(Box<Update>),
+    /// The list of our addresses.
     Announce,
+    MobikeNone,
     Actions(Box<Actions>),
     Negotiate(Version),
     /// COOKIE2 to an address of the peer; `rebound` when it showed up there by itself.
@@ -229,6 +234,10 @@ pub(super) struct IkeSa {
     pub(super) first_contact: bool,
     /// The last request was never answered.
     pub(super) gave_up: bool,
+    /// The peer has found a NAT on a way that has none (RFC 4555 3.9).
+    pub(super) unexpected_nat: bool,
+    /// When somebody last complained about what we send, see `hints`.
+    pub(super) doubted_at: Option<Instant>,
     last_keepalive: Instant,
 }
 
@@ -281,6 +290,8 @@ impl IkeSa {
             last_heard: ctx.now,
             first_contact: false,
             gave_up: false,
+            unexpected_nat: false,
+            doubted_at: None,
             last_keepalive: ctx.now,
         }
     }
@@ -468,12 +479,11 @@ impl IkeSa {
             Task::DeleteChild(id) => self.start_delete_child(ctx, *id),
             Task::RekeyIke => self.start_rekey_ike(ctx),
             Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
-            Task::Liveness => {
-                // A new mapping of the NAT in front of us shows in the answer (RFC 4555 3.8).
-                let detection = self.nat_detection(self.local, self.remote);
-                let watch = self.behind_nat && self.mobility.version != Version::None;
-                let payloads = if watch { &detection[..] } else { &[] };
-                self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness, payloads).map(drop)
+            Task::Liveness => self.start_liveness(ctx, None),
+            Task::Doubt => {
+                // So that the answer also proves where the peer is (RFC 4555 5.3).
+                let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
+                self.start_liveness(ctx, cookie)
             }
             Task::Reconcile => self.start_reconcile(ctx),
             Task::Check(remote) => self.start_check(ctx, *remote),
@@ -482,6 +492,18 @@ impl IkeSa {
             Task::MobikeNone => self.start_mobike_none(ctx),
             Task::Address(request) => self.send_actions(ctx, vec![request.clone()], None),
         }
+    }
+
+    fn start_liveness(&mut self, ctx: &mut Ctx<'_>, cookie: Option<Vec<u8>>) -> Result<(), IkeError> {
+        let mut payloads = Vec::new();
+        if self.behind_nat && self.mobility.version != Version::None {
+            // A new mapping of the NAT in front of us shows in the answer (RFC 4555 3.8).
+            payloads.extend(self.nat_detection(self.local, self.remote));
+        }
+        if let Some(cookie) = &cookie {
+            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
+        }
+        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(cookie), &payloads).map(drop)
     }
 
     /// Tries `task` again in a few seconds (RFC 7296 2.25).

@@ -5,6 +5,8 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
 mod path_test;
+mod puppet;
+mod rfc4555;
 mod world;
 
 use std::time::Duration;

@@ -23,6 +23,7 @@ use super::addresses::{Half, Halves, Replaces};
 use super::child::{ChildSa, ChildState};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
+use super::mobike::NAT_RETRIES;
 use super::mobility::{CHECK_TRIES, RETIRED, is_private};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
@@ -215,7 +216,7 @@ impl IkeSa {
             self.mobility.greeted = true;
             payloads.push(Payload::Notify(Notify::new(NotifyType::ECHO_SUPPORTED, Vec::new())));
         }
-        payloads.extend(self.nat_detection(source, via.as_ref().map_or(self.remote, |v| v.path.remote)));
+        payloads.extend(self.nat_guard(source, via.as_ref().map_or(self.remote, |v| v.path.remote)));
         let mut selected = Scope::All;
         for (request, id) in requests.iter().zip(1u16..) {
             if request.scope != selected {
@@ -281,6 +282,17 @@ impl IkeSa {
         if only_there && actions.source == self.local {
             self.note_nat(ctx, payloads);
         }
+        if notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some()
+            && self.mobility.nat_retries < NAT_RETRIES
+        {
+            // Nothing was done. In a new request it may pass (RFC 4555 3.9).
+            self.mobility.nat_retries += 1;
+            let by_hand = actions.requests.iter().filter(|r| r.by_hand);
+            self.tasks.extend(by_hand.cloned().map(Task::Address));
+            self.tasks.push_back(Task::Reconcile);
+            return Ok(());
+        }
+        self.mobility.nat_retries = 0;
         for (request, id) in actions.requests.iter().zip(1u16..) {
             let answers = payloads.iter().filter_map(|p| match p {
                 Payload::Notify(n) => Some(n),
