@@ -206,6 +206,7 @@ impl Daemon {
             if self.endpoint.next_timeout().is_some_and(|at| at <= now) {
                 self.endpoint.handle_timeout(now);
             }
+            self.routes.expire(&mut self.netlink, now);
             self.carry_out(now);
             if signalled {
                 self.take_signals();
@@ -223,7 +224,8 @@ impl Daemon {
     }
 
     fn pause(&self) -> Option<Duration> {
-        let next = [self.endpoint.next_timeout(), self.network_at, self.end_at].into_iter().flatten().min();
+        let next = [self.endpoint.next_timeout(), self.network_at, self.end_at, self.routes.next_expiry()];
+        let next = next.into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -413,7 +415,7 @@ impl Daemon {
                     let sent = self.dataplane.tables().stats(child).map_or(0, |stats| stats.packets_out);
                     self.endpoint.note_traffic(now, child, sent);
                 }
-                other => self.change_tables(other),
+                other => self.change_tables(now, other),
             }
         }
         self.tell(now, &happened);
@@ -425,7 +427,7 @@ impl Daemon {
     }
 
     /// Changes the packet path and the routes into it. A route comes after what it leads to, and goes before it.
-    fn change_tables(&mut self, output: Output) {
+    fn change_tables(&mut self, now: Instant, output: Output) {
         let (tables, routes, netlink) = (self.dataplane.tables(), &mut self.routes, &mut self.netlink);
         match output {
             Output::InstallTrap { policy, ts_local, ts_remote, mode } => {
@@ -451,7 +453,7 @@ impl Daemon {
             }
             Output::SetSelectors { child, set, ts_local, ts_remote } => {
                 tables.set_selectors(child, &set, &ts_local, &ts_remote);
-                routes.change_child(netlink, child, &ts_local, &ts_remote);
+                routes.change_child(netlink, child, &ts_local, &ts_remote, now);
             }
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
