@@ -229,12 +229,67 @@ fn in_transport_mode_the_selectors_follow_the_addresses() {
     world.add(0, A[1]);
     world.advance(2 * SECOND);
     assert_eq!(selectors(&world), ["192.0.2.1/32[tcp]", "203.0.113.1/32[tcp]"]);
+    for host in 0..2 {
+        // What replaces the SA has all of them, also when another one comes meanwhile.
+        let spi = world.sending(0).spi_in;
+        world.command(host, Command::Rekey { connection: "home".into(), child: Some("net".into()) });
+        world.advance(2 * MS);
+        world.add(0, "192.0.2.77");
+        world.advance(2 * SECOND);
+        assert_ne!(world.sending(0).spi_in, spi);
+        assert_eq!(selectors(&world).len(), 3, "{:?}", selectors(&world));
+        world.remove(0, "192.0.2.77");
+        world.advance(2 * SECOND);
+        assert_eq!(selectors(&world).len(), 2);
+    }
     world.remove(0, A[0]);
     world.advance(2 * SECOND);
     assert_eq!(selectors(&world), ["203.0.113.1/32[tcp]"]);
     world.replace(1, B[0], B[1]);
     world.advance(2 * SECOND);
     assert_eq!(world.sending(0).ts_remote[0].to_string(), "198.51.100.129/32[tcp]");
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn inner_addresses_change_within_policy_and_outlive_rekeying() {
+    let mut c = [config(0), config(1)];
+    for (host, config) in c.iter_mut().enumerate() {
+        let ts = |text: &str| vec![mobikex::config::TsPattern::Fixed(text.parse().unwrap())];
+        let child = &mut config.connections[0].children[0];
+        (child.local_ts, child.remote_ts) =
+            (ts(["10.1.0.5", "10.2.0.5"][host]), ts(["10.2.0.0/16", "10.1.0.0/16"][host]));
+    }
+    let mut world = World::up(18, c, [&A[..1], &B[..1]]);
+    let inner = |world: &mut World, host: usize, old: &str, new: &str| {
+        let action = AddressAction::Update { old: Some(ip(old)), new: ip(new) };
+        let child = Some("net".to_string());
+        world.command(
+            host,
+            Command::Address { connection: "home".into(), child, action, check: false, inner: true },
+        );
+        world.advance(SECOND);
+    };
+    let selectors = |world: &World| {
+        let (ours, theirs) = (world.sending(0), world.sending(1));
+        assert_eq!((&ours.ts_local, &ours.ts_remote), (&theirs.ts_remote, &theirs.ts_local));
+        (ours.ts_local[0].to_string(), ours.ts_remote[0].to_string())
+    };
+    let expected = |a: &str, b: &str| (format!("{a}/32"), format!("{b}/32"));
+    inner(&mut world, 0, "10.1.0.5", "10.1.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.5"));
+    inner(&mut world, 1, "10.2.0.5", "10.2.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"));
+    inner(&mut world, 0, "10.1.0.9", "172.16.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"), "policy has its say");
+    assert!(world.story(0).contains("update inner 10.1.0.9 to 172.16.0.9: DOES_NOT_FIT_SPD"));
+    for host in 0..2 {
+        let spi = world.sending(0).spi_in;
+        world.command(host, Command::Rekey { connection: "home".into(), child: Some("net".into()) });
+        world.advance(2 * SECOND);
+        assert_ne!(world.sending(0).spi_in, spi);
+        assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"));
+    }
     world.assert_traffic_arrives();
 }
 
