@@ -17,6 +17,7 @@ use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
 use super::control_socket::{ClientId, ControlSocket};
+use super::key_file::KeyFile;
 use super::netlink::{Monitor, Netlink, NetlinkError};
 use super::notify::notify;
 use super::operation::Operation;
@@ -74,6 +75,8 @@ pub(super) struct Daemon {
     /// When to end although peers have not answered.
     end_at: Option<Instant>,
     failure: Option<DaemonError>,
+    /// Where keys are saved, if they are.
+    keys: Option<KeyFile>,
 }
 
 impl Daemon {
@@ -82,8 +85,8 @@ impl Daemon {
         config: Config,
         dataplane: Dataplane,
         sockets: IkeSockets,
-        netlink: Netlink,
-        monitor: Monitor,
+        (netlink, monitor): (Netlink, Monitor),
+        keys: Option<KeyFile>,
     ) -> Result<Self, DaemonError> {
         let system = |what: &'static str| move |error| DaemonError::System(what, error);
         let poll = Poll::new().map_err(system("cannot poll"))?;
@@ -110,8 +113,12 @@ impl Daemon {
             .map_err(|error| DaemonError::System("no random seed", io::Error::other(error)))?;
         let now = Instant::now();
         let routes = Routes::new(dataplane.tun_index(), config.daemon.table);
+        let mut endpoint = Endpoint::new(now, config.clone(), seed);
+        if keys.is_some() {
+            endpoint.save_keys();
+        }
         Ok(Self {
-            endpoint: Endpoint::new(now, config.clone(), seed),
+            endpoint,
             config,
             dataplane,
             control,
@@ -132,6 +139,7 @@ impl Daemon {
             devices: BTreeMap::new(),
             end_at: None,
             failure: None,
+            keys,
         })
     }
 
@@ -435,6 +443,7 @@ impl Daemon {
                 routes.add(netlink, policy, None, &ts_local, &ts_remote);
             }
             Output::InstallChild { params, outbound } => {
+                self.keys.iter_mut().for_each(|file| file.child(&params));
                 if let Err(error) = tables.install(&params, outbound) {
                     return error!(target: "CHD", "{} cannot be installed: {error}", params.name);
                 }
@@ -455,6 +464,7 @@ impl Daemon {
                 tables.set_selectors(child, &set, &ts_local, &ts_remote);
                 routes.change_child(netlink, child, &ts_local, &ts_remote, now);
             }
+            Output::SaveKeys(keys) => self.keys.iter_mut().for_each(|file| file.ike(&keys)),
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),

@@ -176,6 +176,7 @@ pub struct Endpoint {
     attempts: HashMap<String, u32>,
     counters: IkeCounters,
     notices: Notices,
+    saves_keys: bool,
 }
 
 impl Endpoint {
@@ -202,9 +203,15 @@ impl Endpoint {
             attempts: HashMap::new(),
             counters: IkeCounters::default(),
             notices: Notices::new(now),
+            saves_keys: false,
         };
         endpoint.install_traps();
         endpoint
+    }
+
+    /// From now on the keys that open the messages of IKE SAs leave the engine, as [`Output::SaveKeys`].
+    pub fn save_keys(&mut self) {
+        self.saves_keys = true;
     }
 
     /// Takes up a new configuration. Established SAs keep what they were negotiated with (RFC 7296 has no
@@ -396,6 +403,7 @@ impl Endpoint {
             ids: &mut self.ids,
             traps: &self.traps,
             notices: &mut self.notices,
+            saves_keys: self.saves_keys,
             network: &self.network,
             others: &mut self.sas,
             effects: Vec::new(),

@@ -361,6 +361,7 @@ impl World {
             Output::Event(event) => host.events.push(event),
             Output::WatchTraffic(children) => host.watched = Some(children),
             Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::SaveKeys(_) => unreachable!("nobody asked for keys"),
         }
     }
 
