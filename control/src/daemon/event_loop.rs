@@ -61,7 +61,7 @@ pub(super) struct Daemon {
     poll: Poll,
     sockets: IkeSockets,
     signals: Signals,
-    netlink: Netlink,
+    pub(super) netlink: Netlink,
     monitor: Monitor,
     routes: Routes,
     /// When to look at the network again.
