@@ -39,6 +39,38 @@ fn mobike_moves_the_ike_sa_and_its_children_together() {
 }
 
 #[test]
+fn what_lost_its_address_is_taken_down_at_once() {
+    let down =
+        |child: Option<&str>| Command::Down { connection: "home".into(), child: child.map(str::to_string) };
+    for child in [None, Some("net")] {
+        // Without MOBIKE nothing moves, but the peer can be told from elsewhere.
+        let without = configs(|c| (c.mobike, c.mobike_x) = (false, MobikeX::No));
+        let mut world = World::up(6, without, [&A[..2], &B[..1]]);
+        world.remove(0, A[0]);
+        world.command(0, down(child));
+        world.advance(SECOND);
+        for host in 0..2 {
+            assert!(world.hosts[host].children.values().all(|(_, sends)| !sends), "{}", world.story(host));
+            let left = world.hosts[host].endpoint.ike_sas(world.now).len();
+            assert_eq!(left, usize::from(child.is_some()), "{}", world.story(host));
+        }
+        // Where there is no other address, it ends here alone, with MOBIKE and without.
+        for mobike in [false, true] {
+            let one = configs(|c| (c.mobike, c.mobike_x) = (mobike, MobikeX::No));
+            let mut world = World::up(7, one, [&A[..1], &B[..1]]);
+            world.remove(0, A[0]);
+            world.command(0, down(child));
+            world.advance(MS);
+            let (ours, theirs) = (&world.hosts[0], &world.hosts[1]);
+            assert!(ours.children.values().all(|(_, sends)| !sends), "{}", world.story(0));
+            assert_eq!(ours.endpoint.ike_sas(world.now).len(), usize::from(child.is_some()));
+            assert_eq!(theirs.endpoint.ike_sas(world.now).len(), 1);
+            assert!(world.story(0).contains("here alone, as 192.0.2.1 is gone"), "{}", world.story(0));
+        }
+    }
+}
+
+#[test]
 fn mobike_moves_between_families() {
     let mut world = World::up(2, configs(version_1), [&A[..1], &[B[0], B[2]]]);
     world.replace(0, A[0], A[2]);
