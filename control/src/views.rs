@@ -255,6 +255,19 @@ pub struct Stats {
     pub ike_ignored: IkeCounters,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
+    /// What the kernel dropped at the TUN device; absent when it does not say.
+    pub tun: Option<TunDrops>,
+}
+
+/// What never came from the TUN device to us, or from us into the system.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct TunDrops {
+    /// Its name.
+    pub device: String,
+    /// Packets for the tunnels that found the device's queue full.
+    pub tx_dropped: u64,
+    /// Packets from the tunnels that the system did not take.
+    pub rx_dropped: u64,
 }
 
 impl fmt::Display for Stats {
@@ -269,7 +282,9 @@ impl fmt::Display for Stats {
         }
         writeln!(f, "IKE messages ignored:")?;
         if let Value::Object(counters) = json!(self.ike_ignored) {
-            for (name, count) in counters.iter().filter(|(_, count)| count.as_u64() != Some(0)) {
+            // A number of JSON would not heed the width.
+            let counts = counters.iter().filter_map(|(name, count)| Some((name, count.as_u64()?)));
+            for (name, count) in counts.filter(|(_, count)| *count != 0) {
                 writeln!(f, "  {name:<24} {count:>10}")?;
             }
         }
@@ -277,6 +292,25 @@ impl fmt::Display for Stats {
         for (name, count) in self.drops.iter().filter(|(_, count)| **count != 0) {
             let text = DropReason::ALL.iter().find(|r| r.name() == *name).map_or("", |r| r.text());
             writeln!(f, "  {name:<24} {count:>10}  {text}")?;
+        }
+        if let Some(tun) = &self.tun {
+            writeln!(f, "packets dropped by the kernel at {}:", tun.device)?;
+            for (name, count, text) in [
+                (
+                    "tx_dropped",
+                    tun.tx_dropped,
+                    "The queue was full: packets came faster than they were read.",
+                ),
+                (
+                    "rx_dropped",
+                    tun.rx_dropped,
+                    "The system did not take a packet that had come through a tunnel.",
+                ),
+            ] {
+                if count != 0 {
+                    writeln!(f, "  {name:<24} {count:>10}  {text}")?;
+                }
+            }
         }
         Ok(())
     }
@@ -371,6 +405,34 @@ branch: DOWN, IKEv2
         assert_eq!(child["traffic"]["paths"][0]["bytes_in"], 120);
         assert_eq!(child["spi_in"], "c0000001");
         assert_eq!(child["ts_remote"][1], "10.3.0.0/16");
+    }
+
+    #[test]
+    fn drops_are_shown_with_their_reasons_and_those_of_the_kernel_apart() {
+        let stats = Stats {
+            version: "1.0",
+            crypto: "ring",
+            uptime: 7,
+            ike_sas: BTreeMap::new(),
+            child_sas: BTreeMap::from([("INSTALLED", 2)]),
+            ike_ignored: IkeCounters { unknown_spi: 3, ..IkeCounters::default() },
+            drops: BTreeMap::from([("out_no_policy", 4), ("in_no_sa", 0)]),
+            tun: Some(TunDrops { device: "tun9".into(), tx_dropped: 5, rx_dropped: 0 }),
+        };
+        let want = "\
+mobikex 1.0, cryptography by ring, up 7s
+IKE_SAs: 0
+CHILD_SAs: 2, 2 INSTALLED
+IKE messages ignored:
+  unknown_spi                       3
+packets dropped:
+  out_no_policy                     4  No policy covers a packet from the TUN device.
+packets dropped by the kernel at tun9:
+  tx_dropped                        5  The queue was full: packets came faster than they were read.
+";
+        assert_eq!(stats.to_string(), want);
+        let data = json!(stats);
+        assert_eq!(data["tun"], json!({ "device": "tun9", "tx_dropped": 5, "rx_dropped": 0 }));
     }
 
     #[test]

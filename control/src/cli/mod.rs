@@ -69,6 +69,9 @@ struct RunArgs {
     /// Group that may use the control socket too: a name or a number.
     #[arg(long, value_name = "GROUP")]
     socket_group: Option<String>,
+    /// Write the keys of all SAs to this file, for reading captures: with them all traffic can be decrypted.
+    #[arg(long, value_name = "FILE")]
+    save_keys: Option<PathBuf>,
     /// What to log: a level (error, warn, info, debug, trace), and levels for groups, as in info,IKE=debug.
     #[arg(long, value_name = "FILTER", default_value = "info")]
     log: LogFilter,
@@ -160,7 +163,8 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 fn run(socket: PathBuf, args: RunArgs) -> Result<(), Failure> {
     let socket_group = args.socket_group.as_deref().map(group_id).transpose()?;
     let tap = logging::init(args.log, args.log_format);
-    daemon::run(&Options { config: args.config, socket, socket_group, tap })
+    let RunArgs { config, save_keys, .. } = args;
+    daemon::run(&Options { config, socket, socket_group, save_keys, tap })
         .map_err(|error| Failure::Failed(error.to_string()))
 }
 

@@ -6,13 +6,14 @@ use std::time::Instant;
 use mio::Token;
 use mobikex_common::crypto::provider_name;
 use mobikex_common::sa::ChildSaId;
+use tracing::warn;
 
 use super::control_socket::ClientId;
 use super::event_loop::Daemon;
 use super::operation::Operation;
 use crate::ike::{AddressAction, Command, CommandError};
 use crate::protocol::{AddressVerb, Reply, Request, Target};
-use crate::views::{PathTraffic, Sas, Stats, Traffic, connections_data, connections_text};
+use crate::views::{PathTraffic, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
 
 impl Daemon {
     /// Something happened to a client: it sent, it reads again, or it left.
@@ -162,7 +163,7 @@ impl Daemon {
         })
     }
 
-    fn stats(&self) -> Stats {
+    fn stats(&mut self) -> Stats {
         let ike = self.endpoint.ike_sas(Instant::now());
         let (mut ike_sas, mut child_sas) = (BTreeMap::new(), BTreeMap::new());
         for sa in &ike {
@@ -171,6 +172,15 @@ impl Daemon {
                 *child_sas.entry(child.state).or_insert(0) += 1;
             }
         }
+        let tun = match self.netlink.link_drops(self.dataplane.tun_index()) {
+            Ok((tx_dropped, rx_dropped)) => {
+                Some(TunDrops { device: self.dataplane.tun_name().to_string(), tx_dropped, rx_dropped })
+            }
+            Err(error) => {
+                warn!(target: "NET", "{error}");
+                None
+            }
+        };
         Stats {
             version: env!("CARGO_PKG_VERSION"),
             crypto: provider_name(),
@@ -179,6 +189,7 @@ impl Daemon {
             child_sas,
             ike_ignored: self.endpoint.counters(),
             drops: self.dataplane.counters().iter().map(|(reason, count)| (reason.name(), count)).collect(),
+            tun,
         }
     }
 }

@@ -18,6 +18,7 @@ use tracing::{debug, error, info, warn};
 
 use super::control_socket::{ClientId, ControlSocket};
 use super::icmp::IcmpSockets;
+use super::key_file::KeyFile;
 use super::netlink::{Monitor, Netlink, NetlinkError};
 use super::notify::notify;
 use super::operation::Operation;
@@ -63,7 +64,7 @@ pub(super) struct Daemon {
     sockets: IkeSockets,
     icmp: IcmpSockets,
     signals: Signals,
-    netlink: Netlink,
+    pub(super) netlink: Netlink,
     monitor: Monitor,
     routes: Routes,
     /// When to look at the network again.
@@ -77,6 +78,8 @@ pub(super) struct Daemon {
     /// When to end although peers have not answered.
     end_at: Option<Instant>,
     failure: Option<DaemonError>,
+    /// Where keys are saved, if they are.
+    keys: Option<KeyFile>,
 }
 
 impl Daemon {
@@ -85,8 +88,8 @@ impl Daemon {
         config: Config,
         dataplane: Dataplane,
         sockets: IkeSockets,
-        netlink: Netlink,
-        monitor: Monitor,
+        (netlink, monitor): (Netlink, Monitor),
+        keys: Option<KeyFile>,
     ) -> Result<Self, DaemonError> {
         let system = |what: &'static str| move |error| DaemonError::System(what, error);
         let poll = Poll::new().map_err(system("cannot poll"))?;
@@ -115,8 +118,12 @@ impl Daemon {
             .map_err(|error| DaemonError::System("no random seed", io::Error::other(error)))?;
         let now = Instant::now();
         let routes = Routes::new(dataplane.tun_index(), config.daemon.table);
+        let mut endpoint = Endpoint::new(now, config.clone(), seed);
+        if keys.is_some() {
+            endpoint.save_keys();
+        }
         Ok(Self {
-            endpoint: Endpoint::new(now, config.clone(), seed),
+            endpoint,
             config,
             dataplane,
             control,
@@ -138,6 +145,7 @@ impl Daemon {
             devices: BTreeMap::new(),
             end_at: None,
             failure: None,
+            keys,
         })
     }
 
@@ -219,6 +227,7 @@ impl Daemon {
             if self.endpoint.next_timeout().is_some_and(|at| at <= now) {
                 self.endpoint.handle_timeout(now);
             }
+            self.routes.expire(&mut self.netlink, now);
             self.carry_out(now);
             if signalled {
                 self.take_signals();
@@ -236,7 +245,8 @@ impl Daemon {
     }
 
     fn pause(&self) -> Option<Duration> {
-        let next = [self.endpoint.next_timeout(), self.network_at, self.end_at].into_iter().flatten().min();
+        let next = [self.endpoint.next_timeout(), self.network_at, self.end_at, self.routes.next_expiry()];
+        let next = next.into_iter().flatten().min();
         next.map(|at| at.saturating_duration_since(Instant::now()))
     }
 
@@ -432,7 +442,7 @@ impl Daemon {
                         self.endpoint.note_octets(now, *child, &octets);
                     }
                 }
-                other => self.change_tables(other),
+                other => self.change_tables(now, other),
             }
         }
         self.tell(now, &happened);
@@ -444,7 +454,7 @@ impl Daemon {
     }
 
     /// Changes the packet path and the routes into it. A route comes after what it leads to, and goes before it.
-    fn change_tables(&mut self, output: Output) {
+    fn change_tables(&mut self, now: Instant, output: Output) {
         let (tables, routes, netlink) = (self.dataplane.tables(), &mut self.routes, &mut self.netlink);
         match output {
             Output::InstallTrap { policy, ts_local, ts_remote, mode } => {
@@ -452,6 +462,7 @@ impl Daemon {
                 routes.add(netlink, policy, None, &ts_local, &ts_remote);
             }
             Output::InstallChild { params, outbound } => {
+                self.keys.iter_mut().for_each(|file| file.child(&params));
                 if let Err(error) = tables.install(&params, outbound) {
                     return error!(target: "CHD", "{} cannot be installed: {error}", params.name);
                 }
@@ -470,8 +481,9 @@ impl Daemon {
             }
             Output::SetSelectors { child, set, ts_local, ts_remote } => {
                 tables.set_selectors(child, &set, &ts_local, &ts_remote);
-                routes.change_child(netlink, child, &ts_local, &ts_remote);
+                routes.change_child(netlink, child, &ts_local, &ts_remote, now);
             }
+            Output::SaveKeys(keys) => self.keys.iter_mut().for_each(|file| file.ike(&keys)),
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),

@@ -8,6 +8,7 @@ mod commands;
 mod control_socket;
 mod event_loop;
 mod icmp;
+mod key_file;
 pub mod netlink;
 mod notify;
 mod operation;
@@ -23,6 +24,7 @@ use tracing::warn;
 use crate::config::{self, Config};
 use crate::logging::LogTap;
 use event_loop::Daemon;
+use key_file::KeyFile;
 use netlink::{Monitor, Netlink, NetlinkError, Rule};
 use sockets::IkeSockets;
 
@@ -35,6 +37,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// Group that may use the control socket beside the owner.
     pub socket_group: Option<u32>,
+    /// File that gets the keys of all SAs.
+    pub save_keys: Option<PathBuf>,
     /// The log, for those who wait for a command.
     pub tap: LogTap,
 }
@@ -75,6 +79,14 @@ pub enum DaemonError {
         /// What the system said.
         error: io::Error,
     },
+    /// The file for keys is not one that keys may be written to.
+    #[error("keys cannot be saved in {path}: {reason}")]
+    SaveKeys {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A worker ended by itself; the packet path is not whole any more.
     #[error("packet worker {0} has failed")]
     Worker(usize),
@@ -88,6 +100,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     mobikex_common::crypto::self_test()?;
     check_capabilities()?;
     let config = load(options)?;
+    let keys = options.save_keys.as_deref().map(KeyFile::open).transpose()?;
     let mut netlink = Netlink::new()?;
     let settings = &config.daemon;
     let workers =
@@ -110,7 +123,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     let outcome = netlink
         .add_rule(rule)
         .map_err(DaemonError::from)
-        .and_then(|()| Daemon::new(options, config, dataplane, sockets, netlink, monitor))
+        .and_then(|()| Daemon::new(options, config, dataplane, sockets, (netlink, monitor), keys))
         .and_then(Daemon::run);
     // Routes went with the TUN device.
     if let Err(error) = Netlink::new().and_then(|mut netlink| netlink.remove_rule(rule)) {

@@ -194,6 +194,23 @@ impl Netlink {
         Ok(links)
     }
 
+    /// Packets that the kernel has dropped at an interface: on their way out (from a TUN device, into the program that
+    /// reads it), and on their way in.
+    pub fn link_drops(&mut self, device: u32) -> Result<(u64, u64), NetlinkError> {
+        let mut message = LinkMessage::default();
+        message.header.index = device;
+        let what = format!("show the counters of interface {device}");
+        let answer = self.request(&what, RouteNetlinkMessage::GetLink(message), NLM_F_REQUEST, false)?;
+        let found = answer.into_iter().find_map(|message| match message {
+            RouteNetlinkMessage::NewLink(link) => link.attributes.into_iter().find_map(|a| match a {
+                LinkAttribute::Stats64(stats) => Some((stats.tx_dropped, stats.rx_dropped)),
+                _ => None,
+            }),
+            _ => None,
+        });
+        found.ok_or_else(|| NetlinkError::Unreadable { what, reason: "it has none".into() })
+    }
+
     /// Where routes of any table lead, except those of the table `without`: destinations by interface.
     pub fn destinations(&mut self, without: u32) -> Result<BTreeMap<u32, Vec<Prefix>>, NetlinkError> {
         let mut found: BTreeMap<u32, Vec<Prefix>> = BTreeMap::new();
@@ -558,6 +575,13 @@ mod tests {
         assert!(monitor.drain());
         let shown = ip("addr show tun9");
         assert!(shown.contains("mtu 1380") && shown.contains("UP") && !shown.contains("inet6"), "{shown}");
+
+        // A TUN device that nobody reads has no queue: what is sent into it is dropped and counted.
+        assert_eq!(netlink.link_drops(tun).unwrap(), (0, 0));
+        ip("route add 192.0.2.128/25 dev tun9");
+        std::net::UdpSocket::bind("192.0.2.1:0").unwrap().send_to(b"x", "192.0.2.200:9").unwrap_or(0);
+        assert_eq!(netlink.link_drops(tun).unwrap(), (1, 0));
+        assert!(netlink.link_drops(9999).is_err());
 
         let addresses: Vec<_> = netlink.addresses().unwrap();
         let up = device("up0");

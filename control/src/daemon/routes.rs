@@ -1,8 +1,13 @@
 //! Routes into the TUN device follow the policies: one route per prefix of the peer's selectors, as long as a
 //! trap or a Child SA wants it.
+//!
+//! What a peer gives up while its SA goes on (an address of transport mode, an inner address) keeps its route for a
+//! while. No SA covers it, so that packets to it are dropped; without the route, what applications still send on their
+//! old connections would leave in the clear.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::ts::TrafficSelector;
@@ -28,8 +33,27 @@ impl RouteSink for Netlink {
     }
 }
 
-/// Who wants a route. The policy comes first, so that all of a policy's owners are neighbours.
-type Owner = (PolicyId, Option<ChildSaId>);
+/// How long what a peer has given up is kept out of the clear: TCP repeats data for 924.6 s (tcp_retries2 of tcp(7)).
+const CLOSED: Duration = Duration::from_secs(16 * 60);
+/// The latest prefixes of a policy that are kept so.
+const CLOSED_MAX: usize = 32;
+
+/// Who wants a route, under a policy.
+type Owner = (PolicyId, Claim);
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Claim {
+    Trap,
+    Child(ChildSaId),
+    /// Nobody's any more, but not to be reached in the clear.
+    Closed,
+}
+
+struct Closed {
+    prefix: Prefix,
+    policy: PolicyId,
+    until: Instant,
+}
 
 struct Wanted {
     owners: BTreeMap<Owner, Vec<TrafficSelector>>,
@@ -42,12 +66,14 @@ pub struct Routes {
     table: u32,
     addresses: Vec<HostAddress>,
     wanted: BTreeMap<Prefix, Wanted>,
+    /// In the order in which they end.
+    closed: Vec<Closed>,
 }
 
 impl Routes {
     /// No routes yet.
     pub fn new(device: u32, table: u32) -> Self {
-        Self { device, table, addresses: Vec::new(), wanted: BTreeMap::new() }
+        Self { device, table, addresses: Vec::new(), wanted: BTreeMap::new(), closed: Vec::new() }
     }
 
     /// A policy's trap (`child` is none) or a Child SA of it wants the peer's side to be reached through us.
@@ -59,43 +85,61 @@ impl Routes {
         ts_local: &[TrafficSelector],
         ts_remote: &[TrafficSelector],
     ) {
-        let prefixes: BTreeSet<Prefix> = ts_remote.iter().flat_map(TrafficSelector::prefixes).collect();
-        for prefix in prefixes {
-            let wanted =
-                self.wanted.entry(prefix).or_insert_with(|| Wanted { owners: BTreeMap::new(), source: None });
-            let first = wanted.owners.is_empty();
-            wanted.owners.insert((policy, child), ts_local.to_vec());
-            let source = source_for(prefix, wanted, &self.addresses, self.device);
-            if first || source != wanted.source {
-                wanted.source = source;
-                install(sink, Route { prefix, device: self.device, table: self.table, source });
-            }
+        let owner = (policy, child.map_or(Claim::Trap, Claim::Child));
+        for prefix in prefixes(ts_remote) {
+            self.claim(sink, prefix, owner, ts_local);
         }
     }
 
-    /// A Child SA has other selectors: what is new comes before what is old goes.
+    /// A Child SA has other selectors: what is new comes before what is old is closed.
     pub fn change_child(
         &mut self,
         sink: &mut impl RouteSink,
         child: ChildSaId,
         ts_local: &[TrafficSelector],
         ts_remote: &[TrafficSelector],
+        now: Instant,
     ) {
-        let owner = self.wanted.values().flat_map(|w| w.owners.keys()).find(|o| o.1 == Some(child)).copied();
+        let claim = Claim::Child(child);
+        let owner = self.wanted.values().flat_map(|w| w.owners.keys()).find(|o| o.1 == claim).copied();
         let Some(owner) = owner else { return };
-        self.add(sink, owner.0, owner.1, ts_local, ts_remote);
-        let wanted: BTreeSet<Prefix> = ts_remote.iter().flat_map(TrafficSelector::prefixes).collect();
+        self.add(sink, owner.0, Some(child), ts_local, ts_remote);
+        let wanted = prefixes(ts_remote);
+        let has = |(prefix, w): (&Prefix, &Wanted)| w.owners.contains_key(&owner).then_some(*prefix);
+        let had: Vec<Prefix> = self.wanted.iter().filter_map(has).collect();
+        for prefix in had.into_iter().filter(|p| !wanted.contains(p)) {
+            self.close(sink, prefix, owner.0, now);
+        }
         self.remove_owners(sink, |prefix, o| *o == owner && !wanted.contains(prefix));
     }
 
-    /// A Child SA is gone.
+    /// A Child SA is gone. With the last one of its policy, what its peer has given up is nobody's concern.
     pub fn remove_child(&mut self, sink: &mut impl RouteSink, child: ChildSaId) {
-        self.remove_owners(sink, |_, owner| owner.1 == Some(child));
+        self.remove_owners(sink, |_, owner| owner.1 == Claim::Child(child));
+        let live: BTreeSet<PolicyId> = self
+            .wanted
+            .values()
+            .flat_map(|w| w.owners.keys())
+            .filter(|(_, claim)| *claim != Claim::Closed)
+            .map(|(policy, _)| *policy)
+            .collect();
+        self.open(sink, |closed| !live.contains(&closed.policy));
+    }
+
+    /// When [`Self::expire`] has something to do.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.closed.first().map(|closed| closed.until)
+    }
+
+    /// Ends what was closed long enough.
+    pub fn expire(&mut self, sink: &mut impl RouteSink, now: Instant) {
+        self.open(sink, |closed| closed.until <= now);
     }
 
     /// A policy is gone, and with it whatever its Child SAs still want.
     pub fn remove_policy(&mut self, sink: &mut impl RouteSink, policy: PolicyId) {
         self.remove_owners(sink, |_, owner| owner.0 == policy);
+        self.closed.retain(|closed| closed.policy != policy);
     }
 
     /// This host's addresses, which are candidates for the source of packets into a tunnel. The kernel drops
@@ -115,6 +159,47 @@ impl Routes {
     /// Removes everything.
     pub fn clear(&mut self, sink: &mut impl RouteSink) {
         self.remove_owners(sink, |_, _| true);
+        self.closed.clear();
+    }
+
+    fn claim(
+        &mut self,
+        sink: &mut impl RouteSink,
+        prefix: Prefix,
+        owner: Owner,
+        ts_local: &[TrafficSelector],
+    ) {
+        let wanted =
+            self.wanted.entry(prefix).or_insert_with(|| Wanted { owners: BTreeMap::new(), source: None });
+        let first = wanted.owners.is_empty();
+        wanted.owners.insert(owner, ts_local.to_vec());
+        let source = source_for(prefix, wanted, &self.addresses, self.device);
+        if first || source != wanted.source {
+            wanted.source = source;
+            install(sink, Route { prefix, device: self.device, table: self.table, source });
+        }
+    }
+
+    fn close(&mut self, sink: &mut impl RouteSink, prefix: Prefix, policy: PolicyId, now: Instant) {
+        self.claim(sink, prefix, (policy, Claim::Closed), &[]);
+        self.closed.retain(|c| (c.prefix, c.policy) != (prefix, policy));
+        self.closed.push(Closed { prefix, policy, until: now + CLOSED });
+        let of_policy = || self.closed.iter().filter(|c| c.policy == policy);
+        let surplus = of_policy().count().saturating_sub(CLOSED_MAX);
+        let oldest: BTreeSet<Prefix> = of_policy().take(surplus).map(|c| c.prefix).collect();
+        self.open(sink, |c| c.policy == policy && oldest.contains(&c.prefix));
+    }
+
+    fn open(&mut self, sink: &mut impl RouteSink, over: impl Fn(&Closed) -> bool) {
+        let (ended, closed) = std::mem::take(&mut self.closed).into_iter().partition(|c| over(c));
+        self.closed = closed;
+        let ended: BTreeSet<(Prefix, PolicyId)> =
+            Vec::<Closed>::into_iter(ended).map(|c| (c.prefix, c.policy)).collect();
+        if !ended.is_empty() {
+            self.remove_owners(sink, |prefix, (policy, claim)| {
+                *claim == Claim::Closed && ended.contains(&(*prefix, *policy))
+            });
+        }
     }
 
     fn remove_owners(&mut self, sink: &mut impl RouteSink, gone: impl Fn(&Prefix, &Owner) -> bool) {
@@ -130,6 +215,10 @@ impl Routes {
             true
         });
     }
+}
+
+fn prefixes(selectors: &[TrafficSelector]) -> BTreeSet<Prefix> {
+    selectors.iter().flat_map(TrafficSelector::prefixes).collect()
 }
 
 fn install(sink: &mut impl RouteSink, route: Route) {
@@ -210,5 +299,45 @@ mod tests {
         assert!(log.0.is_empty());
         routes.set_addresses(&mut log, vec![addr(3, "10.1.0.1"), addr(7, "10.1.0.9")]);
         assert_eq!(log.0, ["+10.2.0.0/16 src 10.1.0.9", "+2001:db8:2::/48"]);
+    }
+
+    #[test]
+    fn what_a_peer_gives_up_stays_out_of_the_clear_for_a_while() {
+        let (mut routes, mut log, now) = (Routes::new(7, 220), Log::default(), Instant::now());
+        let (child, next, local) = (ChildSaId(1), ChildSaId(2), ts("192.0.2.1"));
+        routes.add(&mut log, PolicyId(1), Some(child), &local, &ts("198.51.100.1 198.51.100.2"));
+        log.0.clear();
+        routes.change_child(&mut log, child, &local, &ts("198.51.100.2"), now);
+        routes.change_child(&mut log, child, &local, &ts("198.51.100.2 198.51.100.3"), now);
+        assert_eq!(log.0, ["+198.51.100.3/32"]);
+        log.0.clear();
+        // Rekeying ends nothing early, and a second absence counts from its own beginning.
+        let later = now + CLOSED / 2;
+        routes.add(&mut log, PolicyId(1), Some(next), &local, &ts("198.51.100.2 198.51.100.3"));
+        routes.remove_child(&mut log, child);
+        routes.change_child(&mut log, next, &local, &ts("198.51.100.2"), later);
+        routes.expire(&mut log, now + CLOSED - Duration::from_secs(1));
+        assert!(log.0.is_empty(), "{:?}", log.0);
+        assert_eq!(routes.next_expiry(), Some(now + CLOSED));
+        routes.expire(&mut log, now + CLOSED);
+        assert_eq!(log.0, ["-198.51.100.1/32"]);
+        // Once nobody has an SA with the peer, its addresses are like any others.
+        routes.remove_child(&mut log, next);
+        assert_eq!(log.0[1..], ["-198.51.100.2/32", "-198.51.100.3/32"]);
+        assert_eq!(routes.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_peer_that_moves_without_end_leaves_a_bounded_trail() {
+        let (mut routes, mut log, now) = (Routes::new(7, 220), Log::default(), Instant::now());
+        let (child, local) = (ChildSaId(1), ts("192.0.2.1"));
+        routes.add(&mut log, PolicyId(1), Some(child), &local, &ts("198.51.100.0"));
+        for n in 1..100 {
+            routes.change_child(&mut log, child, &local, &ts(&format!("198.51.100.{n}")), now);
+        }
+        assert_eq!(routes.wanted.len(), 1 + CLOSED_MAX);
+        assert_eq!(log.0.last().map(String::as_str), Some("-198.51.100.66/32"));
+        routes.clear(&mut log);
+        assert!(routes.wanted.is_empty() && routes.next_expiry().is_none());
     }
 }

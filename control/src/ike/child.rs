@@ -281,6 +281,10 @@ impl IkeSa {
             config,
         };
         child.addresses = self.address_set(ctx, &child);
+        if replaces.is_some() {
+            // The addresses may have changed while the exchange was under way.
+            child.follow_selectors();
+        }
         let params = ChildSaParams {
             id,
             policy,

@@ -191,13 +191,18 @@ impl IkeSa {
         transport: bool,
         replaces: Option<ChildSaId>,
     ) -> Option<(Arc<Child>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
-        let fit = |config: &Child| {
-            let ts_local = narrow(&resolve(&config.local_ts, self.local), tsr);
-            let ts_remote = narrow(&resolve(&config.remote_ts, self.remote), tsi);
+        let both = |ts_local: Vec<TrafficSelector>, ts_remote: Vec<TrafficSelector>| {
             (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
         };
+        let local = |config: &Child| resolve(&config.local_ts, self.local);
+        let remote = |config: &Child| resolve(&config.remote_ts, self.remote);
+        let fit = |config: &Child| both(narrow(&local(config), tsr), narrow(&remote(config), tsi));
         if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
-            let (local, remote) = fit(&old.config)?;
+            // What is in use stays so (RFC 7296 2.9.2), also what actions on addresses have made of it since.
+            let (local, remote) = both(
+                narrow(&[local(&old.config), old.ts_local.clone()].concat(), tsr),
+                narrow(&[remote(&old.config), old.ts_remote.clone()].concat(), tsi),
+            )?;
             return ((old.mode == Mode::Transport) == transport).then(|| (old.config.clone(), local, remote));
         }
         // Asked for transport mode, a responder may still settle for tunnel mode by not echoing the notify;

@@ -75,6 +75,8 @@ pub(super) struct Ctx<'a> {
     pub(super) ids: &'a mut Ids,
     pub(super) traps: &'a HashMap<(String, String), PolicyId>,
     pub(super) notices: &'a mut Notices,
+    /// Keys of IKE SAs leave the engine.
+    pub(super) saves_keys: bool,
     /// This machine's addresses.
     pub(super) network: &'a Network,
     /// All IKE SAs but the one that is at work.

@@ -177,6 +177,7 @@ pub struct Endpoint {
     attempts: HashMap<String, u32>,
     counters: IkeCounters,
     notices: Notices,
+    saves_keys: bool,
 }
 
 impl Endpoint {
@@ -203,9 +204,15 @@ impl Endpoint {
             attempts: HashMap::new(),
             counters: IkeCounters::default(),
             notices: Notices::new(now),
+            saves_keys: false,
         };
         endpoint.install_traps();
         endpoint
+    }
+
+    /// From now on the keys that open the messages of IKE SAs leave the engine, as [`Output::SaveKeys`].
+    pub fn save_keys(&mut self) {
+        self.saves_keys = true;
     }
 
     /// Takes up a new configuration. Established SAs keep what they were negotiated with (RFC 7296 has no
@@ -402,6 +409,7 @@ impl Endpoint {
             ids: &mut self.ids,
             traps: &self.traps,
             notices: &mut self.notices,
+            saves_keys: self.saves_keys,
             network: &self.network,
             others: &mut self.sas,
             effects: Vec::new(),
@@ -821,15 +829,14 @@ impl Endpoint {
         match command {
             Command::Up { connection, child } => self.up(now, &connection, child),
             Command::Down { connection, child } => {
-                self.each(now, &connection, child.as_deref(), |child| match child {
-                    Some(id) => Task::DeleteChild(id),
-                    None => Task::DeleteIke("taken down".into()),
+                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
+                    sa.take_down(ctx, child, "taken down")
                 })
             }
             Command::Rekey { connection, child } => {
-                self.each(now, &connection, child.as_deref(), |child| match child {
-                    Some(id) => Task::RekeyChild(id),
-                    None => Task::RekeyIke,
+                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
+                    sa.add_task(ctx, child.map_or(Task::RekeyIke, Task::RekeyChild));
+                    Ok(())
                 })
             }
             Command::Address { connection, child, action, check, inner } => {
@@ -842,8 +849,7 @@ impl Endpoint {
                             return Err(sa.close(ctx, "shutting down", false));
                         }
                         sa.tasks.clear();
-                        sa.add_task(ctx, Task::DeleteIke("shutting down".into()));
-                        Ok(())
+                        sa.take_down(ctx, None, "shutting down")
                     });
                 }
                 Ok(())
@@ -960,13 +966,13 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Gives a task to every SA of a connection, or to every child of a name.
+    /// Does `work` with every SA of a connection, or for every child of a name.
     fn each(
         &mut self,
         now: Instant,
         name: &str,
         child: Option<&str>,
-        task: impl Fn(Option<ChildSaId>) -> Task,
+        work: impl Fn(&mut IkeSa, &mut Ctx<'_>, Option<ChildSaId>) -> Result<(), Gone>,
     ) -> Result<(), CommandError> {
         let ids: Vec<u32> = self
             .sas
@@ -984,7 +990,7 @@ impl Endpoint {
                     }
                     None => {
                         found = true;
-                        sa.add_task(ctx, task(None));
+                        work(sa, ctx, None)?;
                     }
                     Some(child) => {
                         let ids: Vec<_> = sa
@@ -995,7 +1001,7 @@ impl Endpoint {
                             .collect();
                         found |= !ids.is_empty();
                         for id in ids {
-                            sa.add_task(ctx, task(Some(id)));
+                            work(sa, ctx, Some(id))?;
                         }
                     }
                 }

@@ -11,9 +11,43 @@ use super::child::ChildState;
 use super::crypt::Protected;
 use super::ctx::Ctx;
 use super::error::IkeError;
-use super::sa::{Exchange, Gone, IkeSa};
+use super::path_table::path;
+use super::sa::{Exchange, Gone, IkeSa, Task};
+use super::versions::Version;
 
 impl IkeSa {
+    /// Takes this IKE SA, or one of its children, down together with the peer. Where the address of ours that the peer
+    /// knows is gone, it is told from another one, since an answer goes back to where the request came from (RFC 7296
+    /// 2.11); without another one what is here ends alone.
+    pub(super) fn take_down(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        child: Option<ChildSaId>,
+        reason: &str,
+    ) -> Result<(), Gone> {
+        let here = self.local.ip();
+        if ctx.network.lacks(here) {
+            let name = self.name();
+            match self.refuge(ctx, &self.candidates(ctx)) {
+                // With MOBIKE the move is under way already, and this comes after it.
+                Some(_) if self.mobility.version != Version::None => {}
+                Some((local, remote)) => {
+                    info!(target: "IKE", "{name} {here} is gone, telling the peer over {}", path(local, remote));
+                    self.retarget(ctx, local, remote);
+                }
+                None => {
+                    let reason =
+                        format!("{reason} here alone, as {here} is gone and the peer cannot be told");
+                    let Some(id) = child else { return Err(self.close(ctx, &reason, false)) };
+                    self.retire(ctx, id, &reason);
+                    return Ok(());
+                }
+            }
+        }
+        self.add_task(ctx, child.map_or_else(|| Task::DeleteIke(reason.to_string()), Task::DeleteChild));
+        Ok(())
+    }
+
     /// Asks the peer to delete a Child SA together with us.
     pub(super) fn start_delete_child(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) -> Result<(), IkeError> {
         let name = self.name();

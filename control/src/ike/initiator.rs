@@ -240,7 +240,7 @@ impl IkeSa {
             response: datagram.to_vec(),
         };
         let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared)
-            .expand(suite, &ni, &nr, self.spi_i, self.spi_r)?;
+            .expand(ctx, suite, &ni, &nr, self.spi_i, self.spi_r)?;
         info!(target: "CFG", "{} selected proposal: {suite}", self.name());
         self.suite = Some(suite);
         self.keys = Some(keys);

@@ -5,6 +5,10 @@ use mobikex_common::crypto::{CryptoError, PacketCipher, Secret, prf};
 use mobikex_common::sa::EspKeys;
 use mobikex_common::spi::IkeSpi;
 
+use super::ctx::Ctx;
+use super::output::Output;
+use crate::dissect::IkeKeys;
+
 /// SKEYSEED (RFC 7296 2.14): exists only on the way to [`SkKeys`].
 pub(super) struct SkeySeed(Secret);
 
@@ -21,9 +25,10 @@ impl SkeySeed {
         Self(prf::prf(old.prf, &old.d, &[shared, ni, nr]))
     }
 
-    /// Spreads the seed over the seven keys of an IKE SA.
+    /// Spreads the seed over the seven keys of an IKE SA. Where keys are saved, those that open its messages go out.
     pub(super) fn expand(
         self,
+        ctx: &mut Ctx<'_>,
         suite: IkeSuite,
         ni: &[u8],
         nr: &[u8],
@@ -49,14 +54,25 @@ impl SkeySeed {
         let (ai, ar) = (take(integ_len), take(integ_len));
         let (ei, er) = (take(enc_len), take(enc_len));
         let (pi, pr) = (take(prf_len), take(prf_len));
-        Ok(SkKeys {
+        let keys = SkKeys {
             prf: suite.prf,
             d,
             pi,
             pr,
             initiator: PacketCipher::new(suite.cipher, suite.integrity, &ei, &ai)?,
             responder: PacketCipher::new(suite.cipher, suite.integrity, &er, &ar)?,
-        })
+        };
+        if ctx.saves_keys {
+            ctx.out.push_back(Output::SaveKeys(Box::new(IkeKeys {
+                initiator_spi: spi_i,
+                responder_spi: spi_r,
+                cipher: suite.cipher,
+                integrity: suite.integrity,
+                encryption: [ei, er],
+                authentication: [ai, ar],
+            })));
+        }
+        Ok(keys)
     }
 }
 

@@ -36,6 +36,8 @@ impl LocalAddress {
 #[derive(Clone, Default, Debug)]
 pub(super) struct Network {
     addresses: Vec<LocalAddress>,
+    /// The machine has been looked at.
+    known: bool,
 }
 
 impl Network {
@@ -43,6 +45,7 @@ impl Network {
     pub(super) fn set(&mut self, addresses: Vec<LocalAddress>) -> bool {
         let changed = self.addresses != addresses;
         self.addresses = addresses;
+        self.known = true;
         changed
     }
 
@@ -54,6 +57,11 @@ impl Network {
     /// Whether an address is ours. As long as nothing is known about the machine, all are.
     pub(super) fn has(&self, addr: IpAddr) -> bool {
         self.addresses.is_empty() || self.find(addr).is_some()
+    }
+
+    /// Whether an address is known not to be ours any more.
+    pub(super) fn lacks(&self, addr: IpAddr) -> bool {
+        self.known && self.find(addr).is_none()
     }
 
     pub(super) fn find(&self, addr: IpAddr) -> Option<&LocalAddress> {

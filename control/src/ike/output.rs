@@ -13,6 +13,7 @@ use serde::Serialize;
 pub use super::addresses::OuterView;
 use super::path_table::PathView;
 use super::versions::Version;
+use crate::dissect::IkeKeys;
 
 /// One thing for the caller to do, in order.
 #[derive(Debug)]
@@ -90,6 +91,8 @@ pub enum Output {
     DeactivateOutbound(ChildSaId),
     /// Remove an SA wholly.
     RemoveChild(ChildSaId),
+    /// The keys of a new IKE SA, for those who want to read a capture. Only after [`super::Endpoint::save_keys`].
+    SaveKeys(Box<IkeKeys>),
     /// Something that an operator may want to know.
     Event(Event),
 }

@@ -134,8 +134,8 @@ impl IkeSa {
         let ke = PrivateKey::generate(suite.ke, ctx.rng);
         let shared = ke.agree(theirs.public)?;
         let (ni, nr) = (theirs.nonce.clone(), ctx.nonce());
-        let keys =
-            SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, spi_i, spi_r)?;
+        let seed = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared);
+        let keys = seed.expand(ctx, suite, &ni, &nr, spi_i, spi_r)?;
         let mut sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
         sa.inherits_from = collides.then_some(self.id);
         let (id, name) = (sa.id, sa.name());
@@ -189,8 +189,8 @@ impl IkeSa {
         let spi_r = spi_of(&proposal.spi).ok_or_else(|| rule("the peer's SPI is zero"))?;
         let shared = ours.ke.agree(theirs.public)?;
         let (ni, nr) = (ours.ni.clone(), theirs.nonce.clone());
-        let keys =
-            SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared).expand(suite, &ni, &nr, ours.spi, spi_r)?;
+        let seed = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared);
+        let keys = seed.expand(ctx, suite, &ni, &nr, ours.spi, spi_r)?;
         let sa = self.successor(ctx, true, (ours.spi, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));

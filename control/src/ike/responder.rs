@@ -90,7 +90,8 @@ impl IkeSa {
             Self::new(ctx, conn.clone(), false, (spi_i, spi_r), addresses, State::HalfOpen(handshake));
         sa.nat_t = nat_t;
         sa.suite = Some(suite);
-        sa.keys = Some(SkeySeed::initial(suite.prf, ni, &nr, &shared).expand(suite, ni, &nr, spi_i, spi_r)?);
+        let seed = SkeySeed::initial(suite.prf, ni, &nr, &shared);
+        sa.keys = Some(seed.expand(ctx, suite, ni, &nr, spi_i, spi_r)?);
         // The initiator hashed its view with our SPI still zero.
         sa.spi_r = IkeSpi::ZERO;
         let supports_nat = conn.nat_traversal && sa.detect_nat(payloads);

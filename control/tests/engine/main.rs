@@ -83,6 +83,24 @@ fn transport_mode_is_agreed_or_refused() {
 }
 
 #[test]
+fn keys_leave_the_engine_only_where_they_are_asked_for() {
+    let mut pair = Pair::new(2);
+    pair.hosts[0].endpoint.save_keys();
+    pair.up(0);
+    pair.advance(SECOND);
+    for host in 0..2 {
+        pair.rekey(host, None);
+        pair.advance(10 * SECOND);
+    }
+    let keys = &pair.hosts[0].keys;
+    assert_eq!(keys.len(), 3, "one IKE SA and two that replaced it");
+    let last = &pair.hosts[1].endpoint.ike_sas(pair.now)[0];
+    assert_eq!((keys[2].initiator_spi, keys[2].responder_spi), (last.spi_i, last.spi_r));
+    assert!(keys.iter().all(|k| k.encryption[0] != k.encryption[1]));
+    assert!(pair.hosts[1].keys.is_empty());
+}
+
+#[test]
 fn a_lossy_network_only_delays() {
     for seed in 0..40 {
         let mut pair = Pair::new(seed);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret, StartAction};
+use mobikex::dissect::IkeKeys;
 use mobikex::ike::{Command, Endpoint, Event, IkeSaView, Output};
 use mobikex_common::sa::{ChildSaId, ChildSaParams};
 use rand_chacha::ChaCha20Rng;
@@ -33,6 +34,8 @@ pub struct Host {
     /// Installed Child SAs, and whether each is sent on.
     pub children: BTreeMap<ChildSaId, (ChildSaParams, bool)>,
     pub addr: SocketAddr,
+    /// Keys of IKE SAs that were saved.
+    pub keys: Vec<IkeKeys>,
 }
 
 /// Two hosts.
@@ -94,6 +97,7 @@ impl Pair {
             events: Vec::new(),
             children: BTreeMap::new(),
             addr: format!("192.0.2.{}:500", index + 1).parse().unwrap(),
+            keys: Vec::new(),
         };
         Self {
             now,
@@ -207,6 +211,7 @@ impl Pair {
                 (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
             }
             Output::Echo { .. } | Output::WatchTraffic(_) => {}
+            Output::SaveKeys(keys) => host.keys.push(*keys),
             Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
         }
     }

@@ -42,6 +42,38 @@ fn mobike_moves_the_ike_sa_and_its_children_together() {
 }
 
 #[test]
+fn what_lost_its_address_is_taken_down_at_once() {
+    let down =
+        |child: Option<&str>| Command::Down { connection: "home".into(), child: child.map(str::to_string) };
+    for child in [None, Some("net")] {
+        // Without MOBIKE nothing moves, but the peer can be told from elsewhere.
+        let without = configs(|c| (c.mobike, c.mobike_x) = (false, MobikeX::No));
+        let mut world = World::up(6, without, [&A[..2], &B[..1]]);
+        world.remove(0, A[0]);
+        world.command(0, down(child));
+        world.advance(SECOND);
+        for host in 0..2 {
+            assert!(world.hosts[host].children.values().all(|(_, sends)| !sends), "{}", world.story(host));
+            let left = world.hosts[host].endpoint.ike_sas(world.now).len();
+            assert_eq!(left, usize::from(child.is_some()), "{}", world.story(host));
+        }
+        // Where there is no other address, it ends here alone, with MOBIKE and without.
+        for mobike in [false, true] {
+            let one = configs(|c| (c.mobike, c.mobike_x) = (mobike, MobikeX::No));
+            let mut world = World::up(7, one, [&A[..1], &B[..1]]);
+            world.remove(0, A[0]);
+            world.command(0, down(child));
+            world.advance(MS);
+            let (ours, theirs) = (&world.hosts[0], &world.hosts[1]);
+            assert!(ours.children.values().all(|(_, sends)| !sends), "{}", world.story(0));
+            assert_eq!(ours.endpoint.ike_sas(world.now).len(), usize::from(child.is_some()));
+            assert_eq!(theirs.endpoint.ike_sas(world.now).len(), 1);
+            assert!(world.story(0).contains("here alone, as 192.0.2.1 is gone"), "{}", world.story(0));
+        }
+    }
+}
+
+#[test]
 fn mobike_moves_between_families() {
     let mut world = World::up(2, configs(version_1), [&A[..1], &[B[0], B[2]]]);
     world.replace(0, A[0], A[2]);
@@ -232,12 +264,67 @@ fn in_transport_mode_the_selectors_follow_the_addresses() {
     world.add(0, A[1]);
     world.advance(2 * SECOND);
     assert_eq!(selectors(&world), ["192.0.2.1/32[tcp]", "203.0.113.1/32[tcp]"]);
+    for host in 0..2 {
+        // What replaces the SA has all of them, also when another one comes meanwhile.
+        let spi = world.sending(0).spi_in;
+        world.command(host, Command::Rekey { connection: "home".into(), child: Some("net".into()) });
+        world.advance(2 * MS);
+        world.add(0, "192.0.2.77");
+        world.advance(2 * SECOND);
+        assert_ne!(world.sending(0).spi_in, spi);
+        assert_eq!(selectors(&world).len(), 3, "{:?}", selectors(&world));
+        world.remove(0, "192.0.2.77");
+        world.advance(2 * SECOND);
+        assert_eq!(selectors(&world).len(), 2);
+    }
     world.remove(0, A[0]);
     world.advance(2 * SECOND);
     assert_eq!(selectors(&world), ["203.0.113.1/32[tcp]"]);
     world.replace(1, B[0], B[1]);
     world.advance(2 * SECOND);
     assert_eq!(world.sending(0).ts_remote[0].to_string(), "198.51.100.129/32[tcp]");
+    world.assert_traffic_arrives();
+}
+
+#[test]
+fn inner_addresses_change_within_policy_and_outlive_rekeying() {
+    let mut c = [config(0), config(1)];
+    for (host, config) in c.iter_mut().enumerate() {
+        let ts = |text: &str| vec![mobikex::config::TsPattern::Fixed(text.parse().unwrap())];
+        let child = &mut config.connections[0].children[0];
+        (child.local_ts, child.remote_ts) =
+            (ts(["10.1.0.5", "10.2.0.5"][host]), ts(["10.2.0.0/16", "10.1.0.0/16"][host]));
+    }
+    let mut world = World::up(18, c, [&A[..1], &B[..1]]);
+    let inner = |world: &mut World, host: usize, old: &str, new: &str| {
+        let action = AddressAction::Update { old: Some(ip(old)), new: ip(new) };
+        let child = Some("net".to_string());
+        world.command(
+            host,
+            Command::Address { connection: "home".into(), child, action, check: false, inner: true },
+        );
+        world.advance(SECOND);
+    };
+    let selectors = |world: &World| {
+        let (ours, theirs) = (world.sending(0), world.sending(1));
+        assert_eq!((&ours.ts_local, &ours.ts_remote), (&theirs.ts_remote, &theirs.ts_local));
+        (ours.ts_local[0].to_string(), ours.ts_remote[0].to_string())
+    };
+    let expected = |a: &str, b: &str| (format!("{a}/32"), format!("{b}/32"));
+    inner(&mut world, 0, "10.1.0.5", "10.1.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.5"));
+    inner(&mut world, 1, "10.2.0.5", "10.2.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"));
+    inner(&mut world, 0, "10.1.0.9", "172.16.0.9");
+    assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"), "policy has its say");
+    assert!(world.story(0).contains("update inner 10.1.0.9 to 172.16.0.9: DOES_NOT_FIT_SPD"));
+    for host in 0..2 {
+        let spi = world.sending(0).spi_in;
+        world.command(host, Command::Rekey { connection: "home".into(), child: Some("net".into()) });
+        world.advance(2 * SECOND);
+        assert_ne!(world.sending(0).spi_in, spi);
+        assert_eq!(selectors(&world), expected("10.1.0.9", "10.2.0.9"));
+    }
     world.assert_traffic_arrives();
 }
 

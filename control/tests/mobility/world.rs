@@ -360,6 +360,7 @@ impl World {
             }
             Output::Event(event) => host.events.push(event),
             Output::WatchTraffic(children) => host.watched = Some(children),
+            Output::SaveKeys(_) => unreachable!("nobody asked for keys"),
             Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
         }
     }

@@ -162,7 +162,11 @@ impl IkeSa {
     }
 
     /// A pair to go on with when our present address is gone: one that the peer knows and that works, or else any.
-    fn refuge(&self, ctx: &Ctx<'_>, wanted: &[IpAddr]) -> Option<(SocketAddr, SocketAddr)> {
+    pub(in crate::ike) fn refuge(
+        &self,
+        ctx: &Ctx<'_>,
+        wanted: &[IpAddr],
+    ) -> Option<(SocketAddr, SocketAddr)> {
         let ours = |p: &&PathState| wanted.contains(&p.path.local.ip());
         let known = self.mobility.table.iter().filter(ours).filter(|p| p.health == Health::Up);
         let known = known.map(|p| (p.path.local, p.path.remote)).next();
