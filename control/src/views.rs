@@ -250,6 +250,8 @@ pub struct Stats {
     pub child_sas: BTreeMap<&'static str, usize>,
     /// IKE messages that were not acted on, by reason.
     pub ike_ignored: IkeCounters,
+    /// Actions of peers on addresses that were refused, by the notify that says why.
+    pub actions_refused: BTreeMap<String, u64>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
 }
@@ -269,6 +271,10 @@ impl fmt::Display for Stats {
             for (name, count) in counters.iter().filter(|(_, count)| count.as_u64() != Some(0)) {
                 writeln!(f, "  {name:<24} {count:>10}")?;
             }
+        }
+        writeln!(f, "actions on addresses refused:")?;
+        for (notify, count) in &self.actions_refused {
+            writeln!(f, "  {notify:<24} {count:>10}")?;
         }
         writeln!(f, "packets dropped:")?;
         for (name, count) in self.drops.iter().filter(|(_, count)| **count != 0) {
@@ -368,6 +374,23 @@ branch: DOWN, IKEv2
         assert_eq!(child["traffic"]["paths"][0]["bytes_in"], 120);
         assert_eq!(child["spi_in"], "c0000001");
         assert_eq!(child["ts_remote"][1], "10.3.0.0/16");
+    }
+
+    #[test]
+    fn stats_say_what_was_refused_and_why() {
+        let stats = Stats {
+            version: "1",
+            crypto: "none",
+            uptime: 1,
+            ike_sas: BTreeMap::new(),
+            child_sas: BTreeMap::new(),
+            ike_ignored: IkeCounters::default(),
+            actions_refused: BTreeMap::from([("DOES_NOT_FIT_SPD".into(), 3)]),
+            drops: BTreeMap::new(),
+        };
+        let line = format!("actions on addresses refused:\n  DOES_NOT_FIT_SPD {:>18}\n", 3);
+        assert!(stats.to_string().contains(&line), "{stats}");
+        assert_eq!(json!(stats)["actions_refused"]["DOES_NOT_FIT_SPD"], 3);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Child SAs as they are negotiated, in IKE_AUTH and in CREATE_CHILD_SA, and the rekeying of Child SAs
 //! (RFC 7296 1.3.1, 1.3.3, 2.8, 2.9, 2.17).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mobikex_common::alg::KeyExchange;
@@ -17,10 +18,11 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::narrow::{narrow, show};
 use super::output::Event;
+use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
 use super::select;
-use crate::config::Child;
+use crate::config::{Child, TsPattern};
 
 fn refuse(kind: NotifyType) -> Payload {
     Payload::Notify(Notify::new(kind, Vec::new()))
@@ -88,7 +90,9 @@ impl IkeSa {
             Ok((agreed, keymat))
         });
         match result {
-            Ok((agreed, keymat)) => Some(self.install_child(ctx, agreed, keymat, true, rekeys)),
+            Ok((agreed, keymat)) => {
+                Some(self.install_child(ctx, agreed, keymat, ExchangeInitiator::Us, rekeys))
+            }
             Err(error) => {
                 ctx.spis.release(spi);
                 ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason: error.to_string() });
@@ -179,7 +183,7 @@ impl IkeSa {
         answer.push(Payload::TsR(ts_local.clone()));
         let mode = config.mode;
         let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote };
-        let id = self.install_child(ctx, agreed, keymat, false, replaces);
+        let id = self.install_child(ctx, agreed, keymat, ExchangeInitiator::Peer, replaces);
         Ok((answer, id))
     }
 
@@ -197,8 +201,14 @@ impl IkeSa {
             (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
         };
         if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
-            let (local, remote) = fit(&old.config)?;
-            return ((old.mode == Mode::Transport) == transport).then(|| (old.config.clone(), local, remote));
+            // What the SA has is permitted already, also where actions on addresses have changed it since.
+            let permitted = |patterns: &[TsPattern], own: SocketAddr, has: &[TrafficSelector]| {
+                [has, &resolve(patterns, own)].concat()
+            };
+            let local = narrow(&permitted(&old.config.local_ts, self.local, &old.ts_local), tsr);
+            let remote = narrow(&permitted(&old.config.remote_ts, self.remote, &old.ts_remote), tsi);
+            let fits = !local.is_empty() && !remote.is_empty() && (old.mode == Mode::Transport) == transport;
+            return fits.then(|| (old.config.clone(), local, remote));
         }
         // Asked for transport mode, a responder may still settle for tunnel mode by not echoing the notify;
         // asked for tunnel mode it cannot answer with transport (RFC 7296 1.3.1).
@@ -254,8 +264,7 @@ impl IkeSa {
             payloads.push(Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: old.spi_in.to_be_bytes().to_vec(),
-                kind: NotifyType::REKEY_SA,
-                data: Vec::new(),
+                ..Notify::new(NotifyType::REKEY_SA, Vec::new())
             }));
         }
         payloads.extend(request_payloads(&offer, true));
@@ -401,8 +410,7 @@ impl IkeSa {
             return vec![Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: rekey.spi.clone(),
-                kind: NotifyType::CHILD_SA_NOT_FOUND,
-                data: Vec::new(),
+                ..Notify::new(NotifyType::CHILD_SA_NOT_FOUND, Vec::new())
             })];
         };
         if matches!(old.1, ChildState::Deleting | ChildState::Rekeyed) || old.2.is_some() {
