@@ -107,6 +107,8 @@ pub enum AddressVerb {
     Remove,
     /// Use it instead of another.
     Update,
+    /// Know of it, should the others fail.
+    Additional,
 }
 
 /// What the daemon answers.

@@ -253,6 +253,8 @@ pub struct Stats {
     pub child_sas: BTreeMap<&'static str, usize>,
     /// IKE messages that were not acted on, by reason.
     pub ike_ignored: IkeCounters,
+    /// Actions of peers on addresses that were refused, by the notify that says why.
+    pub actions_refused: BTreeMap<String, u64>,
     /// Packets dropped, by reason.
     pub drops: BTreeMap<&'static str, u64>,
     /// What the kernel dropped at the TUN device; absent when it does not say.
@@ -287,6 +289,10 @@ impl fmt::Display for Stats {
             for (name, count) in counts.filter(|(_, count)| *count != 0) {
                 writeln!(f, "  {name:<24} {count:>10}")?;
             }
+        }
+        writeln!(f, "actions on addresses refused:")?;
+        for (notify, count) in &self.actions_refused {
+            writeln!(f, "  {notify:<24} {count:>10}")?;
         }
         writeln!(f, "packets dropped:")?;
         for (name, count) in self.drops.iter().filter(|(_, count)| **count != 0) {
@@ -416,6 +422,7 @@ branch: DOWN, IKEv2
             ike_sas: BTreeMap::new(),
             child_sas: BTreeMap::from([("INSTALLED", 2)]),
             ike_ignored: IkeCounters { unknown_spi: 3, ..IkeCounters::default() },
+            actions_refused: BTreeMap::new(),
             drops: BTreeMap::from([("out_no_policy", 4), ("in_no_sa", 0)]),
             tun: Some(TunDrops { device: "tun9".into(), tx_dropped: 5, rx_dropped: 0 }),
         };
@@ -433,6 +440,24 @@ packets dropped by the kernel at tun9:
         assert_eq!(stats.to_string(), want);
         let data = json!(stats);
         assert_eq!(data["tun"], json!({ "device": "tun9", "tx_dropped": 5, "rx_dropped": 0 }));
+    }
+
+    #[test]
+    fn stats_say_what_was_refused_and_why() {
+        let stats = Stats {
+            version: "1",
+            crypto: "none",
+            uptime: 1,
+            ike_sas: BTreeMap::new(),
+            child_sas: BTreeMap::new(),
+            ike_ignored: IkeCounters::default(),
+            actions_refused: BTreeMap::from([("DOES_NOT_FIT_SPD".into(), 3)]),
+            drops: BTreeMap::new(),
+            tun: None,
+        };
+        let line = format!("actions on addresses refused:\n  DOES_NOT_FIT_SPD {:>18}\n", 3);
+        assert!(stats.to_string().contains(&line), "{stats}");
+        assert_eq!(json!(stats)["actions_refused"]["DOES_NOT_FIT_SPD"], 3);
     }
 
     #[test]

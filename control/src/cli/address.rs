@@ -20,6 +20,8 @@ pub(super) enum AddressCommand {
     Remove(AddressArgs),
     /// Let the SAs use an address of ours instead of another, or of all others.
     Update(AddressArgs),
+    /// Tell the peer where else we may be found; it takes the place of all that it was told of so before.
+    Additional(AddressArgs),
     /// Ask the peer whether it would do so; nothing changes.
     Check {
         /// What it would be.
@@ -52,6 +54,7 @@ pub(super) fn address(socket: &Path, command: AddressCommand) -> Result<(), Fail
         AddressCommand::Add(args) => (AddressVerb::Add, args, false),
         AddressCommand::Remove(args) => (AddressVerb::Remove, args, false),
         AddressCommand::Update(args) => (AddressVerb::Update, args, false),
+        AddressCommand::Additional(args) => (AddressVerb::Additional, args, false),
         AddressCommand::Check { action, args } => (action, args, true),
     };
     let AddressArgs { name: target, addr, old, inner, json } = args;

@@ -179,6 +179,7 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
         (_, "require") => Ok(MobikeX::Require),
         _ => Err("yes, no or require".to_string()),
     });
+    f.set("mobike_critical", &mut c.mobike_critical, issues, values::boolean);
     f.set("return_routability", &mut c.return_routability, issues, |text| {
         let known = [
             ("required", ReturnRoutability::Required),

@@ -105,7 +105,8 @@ fn write_paths(out: &mut String, c: &Connection) -> fmt::Result {
     let p = &c.paths;
     let interfaces = if p.interfaces.is_empty() { "all interfaces".to_string() } else { join(&p.interfaces) };
     let allowed = if p.allowed.is_empty() { "any".to_string() } else { join(&p.allowed) };
-    writeln!(out, "  {version}; new addresses of the peer ({allowed}) are {check}")?;
+    let critical = if c.mobike_critical { ", offered as critical" } else { "" };
+    writeln!(out, "  {version}{critical}; new addresses of the peer ({allowed}) are {check}")?;
     let millis = p.probe_interval.as_millis();
     let measured = if p.measure_rates { "measured" } else { "not measured" };
     writeln!(

@@ -203,6 +203,8 @@ pub struct Connection {
     pub mobike: bool,
     /// Offer MOBIKE-X.
     pub mobike_x: MobikeX,
+    /// Set the critical bit of the offer (MOBIKE-X 7.1.1).
+    pub mobike_critical: bool,
     /// When new addresses of the peer are checked.
     pub return_routability: ReturnRoutability,
     /// How several addresses are used.
@@ -245,6 +247,7 @@ impl Connection {
             encap: true,
             mobike: true,
             mobike_x: MobikeX::default(),
+            mobike_critical: false,
             return_routability: ReturnRoutability::default(),
             paths: Paths::default(),
             dpd_delay: Duration::ZERO,

@@ -81,6 +81,7 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("mediation", NO),
         ("mobike", Here),
         ("mobike_x", Here),
+        ("mobike_critical", Here),
         ("return_routability", Here),
         ("ppk_required", NO),
         ("reauth_time", ZERO),

@@ -233,6 +233,7 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:2:14: found '4w' for 'rekey_time'; expected a time such as 90, 90s, 5m, 4h or 1d, at most 3650d",
         ),
         ("mobike = perhaps", "", "t.conf:2:10: found 'perhaps' for 'mobike'; expected yes or no"),
+        ("mobike_critical = 2", "", "t.conf:2:19: found '2' for 'mobike_critical'; expected yes or no"),
         ("mobike_x = always", "", "t.conf:2:12: found 'always' for 'mobike_x'; expected yes, no or require"),
         ("vips = 0.0.0.0", "", "t.conf:2:1: option 'vips' is not available in this version"),
         (

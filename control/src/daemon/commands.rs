@@ -63,6 +63,7 @@ impl Daemon {
                 let action = match action {
                     AddressVerb::Add => AddressAction::Add(addr),
                     AddressVerb::Remove => AddressAction::Remove(addr),
+                    AddressVerb::Additional => AddressAction::Additional(addr),
                     AddressVerb::Update => AddressAction::Update { old, new: addr },
                 };
                 return self.begin(id, target, Kind::Address { action, check, inner });
@@ -188,6 +189,12 @@ impl Daemon {
             ike_sas,
             child_sas,
             ike_ignored: self.endpoint.counters(),
+            actions_refused: self
+                .endpoint
+                .refusals()
+                .iter()
+                .map(|(n, count)| (n.to_string(), *count))
+                .collect(),
             drops: self.dataplane.counters().iter().map(|(reason, count)| (reason.name(), count)).collect(),
             tun,
         }

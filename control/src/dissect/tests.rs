@@ -495,8 +495,7 @@ fn every_kind_of_payload_is_shown() {
             Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: vec![0, 0, 1, 1],
-                kind: NotifyType::REKEY_SA,
-                data: vec![],
+                ..Notify::new(NotifyType::REKEY_SA, vec![])
             }),
         ],
     );

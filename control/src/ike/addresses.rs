@@ -75,7 +75,7 @@ pub(super) enum Replaces {
 }
 
 /// One side's addresses in an SA, in order; never two with the same IP address.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Half(Vec<Outer>);
 
 impl Half {
@@ -110,6 +110,23 @@ impl Half {
             self.0.push(outer);
         }
         room
+    }
+
+    /// Those that may be used now, the preferred ones first.
+    pub(super) fn ranked(&self, now: Instant) -> Vec<IpAddr> {
+        let mut current: Vec<_> = self.iter().filter(|o| o.is_current(now)).collect();
+        current.sort_by_key(|o| std::cmp::Reverse(o.preference));
+        current.into_iter().map(|o| o.addr.ip()).collect()
+    }
+
+    /// Addresses whose time has come since they were announced; each is named once.
+    pub(super) fn begin(&mut self, now: Instant) -> Vec<SocketAddr> {
+        let due = |o: &&mut Outer| o.starts.is_some_and(|at| at <= now);
+        let begin = |o: &mut Outer| {
+            o.starts = None;
+            o.addr
+        };
+        self.0.iter_mut().filter(due).map(begin).collect()
     }
 
     /// Removes an address; tells whether it was there.
@@ -169,6 +186,37 @@ impl Halves {
             let fits = move |r: &&Outer| r.addr.is_ipv4() == l.addr.is_ipv4();
             self.remote.iter().filter(fits).map(move |r| (l, r))
         })
+    }
+}
+
+/// An alternative address of the peer, for whoever chooses among them above IPsec (MOBIKE-X 5.5).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Alternate {
+    /// The address.
+    pub addr: IpAddr,
+    /// Larger is preferred.
+    pub preference: u8,
+    /// 0 none, 1 home address, 2 care-of address.
+    pub class: u8,
+    /// The peer says that it cannot be reached there.
+    pub unreachable: bool,
+    /// Seconds until it may be used.
+    pub starts_in: u64,
+    /// Seconds until it may not be used any more, if there is an end.
+    pub ends_in: Option<u64>,
+}
+
+impl Alternate {
+    pub(super) fn new(outer: &Outer, now: Instant) -> Self {
+        let seconds = |at: Instant| at.saturating_duration_since(now).as_secs();
+        Self {
+            addr: outer.addr.ip(),
+            preference: outer.preference,
+            class: outer.class,
+            unreachable: outer.unreachable,
+            starts_in: outer.starts.map_or(0, seconds),
+            ends_in: outer.ends.map(seconds),
+        }
     }
 }
 
@@ -236,6 +284,18 @@ mod tests {
         assert!(h.expire(now + MAX_TIME) && !h.has(ip("192.0.2.1")));
         let mut last = Half(vec![outer]);
         assert!(!last.expire(now + MAX_TIME));
+    }
+
+    #[test]
+    fn a_life_time_of_zero_has_no_end() {
+        let now = Instant::now();
+        let mut h = half(&["192.0.2.2"]);
+        h.add(Outer::described(at("192.0.2.1"), Some(&Mip::default()), now));
+        let years = now + 400 * MAX_TIME;
+        assert!(h.find(ip("192.0.2.1")).unwrap().is_current(years) && !h.expire(years));
+        assert_eq!(h.next_change(now), None);
+        let second = Mip { life: 1, ..Mip::default() };
+        assert!(!Outer::described(at("192.0.2.1"), Some(&second), now).is_current(years));
     }
 
     #[test]

@@ -8,11 +8,17 @@ use super::error::IkeError;
 use crate::config::PskSecret;
 
 const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
+/// Makes the name of a credential, which is of no use for AUTH.
+const CREDENTIAL_PAD: &[u8] = b"mobikex credential";
 
-/// An identity that has been proven; only `verify_psk` makes one.
+/// An identity that has been proven, and by what; only `verify_psk` makes one. Two are equal only when the same identity
+/// was proven by the same method and credential.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthenticatedPeer {
     id: Identification,
+    method: AuthMethod,
+    /// Tells credentials apart without keeping them.
+    credential: Secret,
 }
 
 impl AuthenticatedPeer {
@@ -61,7 +67,8 @@ pub(super) fn verify_psk(
     }
     // `Secret` compares in constant time, and an empty value never equals a PRF output.
     if psk_auth(alg, secret, octets) == Secret::from(auth.data.clone()) {
-        Ok(AuthenticatedPeer { id: octets.id.clone() })
+        let credential = prf::prf(Prf::HmacSha256, secret, &[CREDENTIAL_PAD]);
+        Ok(AuthenticatedPeer { id: octets.id.clone(), method: auth.method, credential })
     } else {
         Err(IkeError::Authentication(format!(
             "the MAC of {} is wrong; do both sides have the same secret?",

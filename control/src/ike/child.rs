@@ -17,6 +17,7 @@ use super::addresses::{Halves, Outer, OuterView};
 use super::ctx::{Ctx, Effect};
 use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
+use super::roles::ExchangeInitiator;
 use super::sa::{Exchange, IkeSa, Task};
 use super::sets::Check;
 use crate::config::{Child, StartAction, TsPattern};
@@ -224,14 +225,14 @@ impl IkeSa {
             .find(|c| c.spi_out.to_be_bytes() == spi)
     }
 
-    /// Puts an agreed Child SA into the packet path. `we_initiated` names the exchange that created it: its
-    /// initiator sends on it at once, its responder once the peer is known to receive on it (RFC 7296 2.8).
+    /// Puts an agreed Child SA into the packet path. `started_by` is who sent the request: it
+    /// sends on it at once, its responder once the peer is known to receive on it (RFC 7296 2.8).
     pub(super) fn install_child(
         &mut self,
         ctx: &mut Ctx<'_>,
         agreed: Agreed,
         keymat: ChildKeymat,
-        we_initiated: bool,
+        started_by: ExchangeInitiator,
         replaces: Option<ChildSaId>,
     ) -> ChildSaId {
         let id = ctx.ids.child();
@@ -249,8 +250,9 @@ impl IkeSa {
             None => (self.initial_halves(ctx), Vec::new(), Vec::new()),
         };
         let addresses = AddressSet::single(self.current(), self.encap);
-        let outbound = we_initiated || old.is_none();
-        let (keys_out, keys_in) = if we_initiated {
+        let we_started = started_by == ExchangeInitiator::Us;
+        let outbound = we_started || old.is_none();
+        let (keys_out, keys_in) = if we_started {
             (keymat.initiator, keymat.responder)
         } else {
             (keymat.responder, keymat.initiator)

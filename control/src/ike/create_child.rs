@@ -17,6 +17,7 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::narrow::{narrow, show};
 use super::output::Event;
+use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
 use super::select;
@@ -88,7 +89,9 @@ impl IkeSa {
             Ok((agreed, keymat))
         });
         match result {
-            Ok((agreed, keymat)) => Some(self.install_child(ctx, agreed, keymat, true, rekeys)),
+            Ok((agreed, keymat)) => {
+                Some(self.install_child(ctx, agreed, keymat, ExchangeInitiator::Us, rekeys))
+            }
             Err(error) => {
                 ctx.spis.release(spi);
                 ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason: error.to_string() });
@@ -179,7 +182,7 @@ impl IkeSa {
         answer.push(Payload::TsR(ts_local.clone()));
         let mode = config.mode;
         let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote };
-        let id = self.install_child(ctx, agreed, keymat, false, replaces);
+        let id = self.install_child(ctx, agreed, keymat, ExchangeInitiator::Peer, replaces);
         Ok((answer, id))
     }
 
@@ -259,8 +262,7 @@ impl IkeSa {
             payloads.push(Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: old.spi_in.to_be_bytes().to_vec(),
-                kind: NotifyType::REKEY_SA,
-                data: Vec::new(),
+                ..Notify::new(NotifyType::REKEY_SA, Vec::new())
             }));
         }
         payloads.extend(request_payloads(&offer, true));
@@ -406,8 +408,7 @@ impl IkeSa {
             return vec![Payload::Notify(Notify {
                 protocol: ProtocolId::ESP,
                 spi: rekey.spi.clone(),
-                kind: NotifyType::CHILD_SA_NOT_FOUND,
-                data: Vec::new(),
+                ..Notify::new(NotifyType::CHILD_SA_NOT_FOUND, Vec::new())
             })];
         };
         if matches!(old.1, ChildState::Deleting | ChildState::Rekeyed) || old.2.is_some() {

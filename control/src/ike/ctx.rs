@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::SpiAllocator;
+use mobikex_common::wire::ike::{NotifyType, Payload};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
@@ -59,6 +60,8 @@ pub(super) enum Effect {
     OnlyThis { keep: u32, peer: String, local: String, lost: bool },
     /// An IKE SA was changed by a message to another one and may have something to do.
     RunTasks(u32),
+    /// Set a connection up anew with a peer that refuses the offer of MOBIKE, and what it holds with it.
+    StartWithoutMobike { conn: Arc<Connection>, wanted: Vec<String> },
     /// Set a connection up again after its SA was lost.
     Restart { connection: String, child: Option<String> },
 }
@@ -77,6 +80,8 @@ pub(super) struct Ctx<'a> {
     pub(super) notices: &'a mut Notices,
     /// Keys of IKE SAs leave the engine.
     pub(super) saves_keys: bool,
+    /// What requests about addresses were answered with, if not carried out.
+    pub(super) refusals: &'a mut BTreeMap<NotifyType, u64>,
     /// This machine's addresses.
     pub(super) network: &'a Network,
     /// All IKE SAs but the one that is at work.
@@ -91,6 +96,17 @@ impl Ctx<'_> {
 
     pub(super) fn transmit(&mut self, local: SocketAddr, remote: SocketAddr, nat_t: bool, data: Vec<u8>) {
         self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+    }
+
+    /// Counts what an answer refuses.
+    pub(super) fn count_refusals(&mut self, answer: &[Payload]) {
+        for payload in answer {
+            if let Payload::Notify(notify) = payload
+                && notify.kind.is_error()
+            {
+                *self.refusals.entry(notify.kind).or_default() += 1;
+            }
+        }
     }
 
     pub(super) fn nonce(&mut self) -> Vec<u8> {

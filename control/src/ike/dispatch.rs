@@ -77,9 +77,12 @@ impl IkeSa {
 
     /// Verifies and decrypts with the peer's keys. The inner chain may still be malformed: then the peer, which
     /// is authentic, hears of it.
-    fn open(&self, datagram: &[u8]) -> Result<(Result<Vec<Payload>, IkeError>, Protected), Ignored> {
+    pub(super) fn open(
+        &self,
+        datagram: &[u8],
+    ) -> Result<(Result<Vec<Payload>, IkeError>, Protected), Ignored> {
         let Some(keys) = &self.keys else { return Err(Ignored::WrongState) };
-        let cipher = if self.initiator { &keys.responder } else { &keys.initiator };
+        let cipher = if self.initiator.is_us() { &keys.responder } else { &keys.initiator };
         let opened = crypt::open(datagram, cipher).map_err(|_| Ignored::NotAuthentic)?;
         let payloads = opened.padded().and_then(|text| Ok(parse_chain(opened.next, text)?));
         Ok((payloads, opened.proof))
@@ -233,7 +236,7 @@ impl IkeSa {
         let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
         let only_there = pending.targets == 1;
         if !only_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
-            self.found_working(addresses);
+            self.found_working(ctx.now, addresses);
         }
         match pending.exchange {
             Exchange::Init => {}

@@ -92,6 +92,8 @@ pub enum AddressAction {
     Add(IpAddr),
     /// Use it no more.
     Remove(IpAddr),
+    /// Only let the peer know of it: the whole list of alternative addresses is this one (MOBIKE-X 5.5).
+    Additional(IpAddr),
     /// Replace one, or all, by another.
     Update {
         /// The one to be replaced; all if absent.
@@ -178,6 +180,7 @@ pub struct Endpoint {
     counters: IkeCounters,
     notices: Notices,
     saves_keys: bool,
+    refusals: BTreeMap<NotifyType, u64>,
 }
 
 impl Endpoint {
@@ -205,6 +208,7 @@ impl Endpoint {
             counters: IkeCounters::default(),
             notices: Notices::new(now),
             saves_keys: false,
+            refusals: BTreeMap::new(),
         };
         endpoint.install_traps();
         endpoint
@@ -364,6 +368,11 @@ impl Endpoint {
         self.counters
     }
 
+    /// Requests about addresses that were refused, by the notify that said so.
+    pub fn refusals(&self) -> &BTreeMap<NotifyType, u64> {
+        &self.refusals
+    }
+
     /// All IKE SAs, oldest first.
     pub fn ike_sas(&self, now: Instant) -> Vec<IkeSaView> {
         self.sas.values().map(|sa| sa.view(now)).collect()
@@ -410,6 +419,7 @@ impl Endpoint {
             traps: &self.traps,
             notices: &mut self.notices,
             saves_keys: self.saves_keys,
+            refusals: &mut self.refusals,
             network: &self.network,
             others: &mut self.sas,
             effects: Vec::new(),
@@ -490,6 +500,11 @@ impl Endpoint {
                 Effect::OnlyThis { keep, peer, local, lost } => {
                     self.only_this(now, keep, &peer, &local, lost)
                 }
+                Effect::StartWithoutMobike { conn, wanted } => {
+                    if let Err(error) = self.start(now, conn, wanted) {
+                        info!(target: "IKE", "{error}");
+                    }
+                }
                 Effect::Restart { connection, child } => {
                     if let Err(error) = self.handle_command(now, Command::Up { connection, child }) {
                         info!(target: "IKE", "{error}");
@@ -531,7 +546,7 @@ impl Endpoint {
         let settled = |sa: &IkeSa| {
             sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= BOTH_STARTED)
                 // What the peer itself set up before it lost its memory is stale however young it is.
-                || (lost && !sa.initiator)
+                || (lost && !sa.initiator.is_us())
         };
         let stale: Vec<u32> = self
             .sas
@@ -596,7 +611,7 @@ impl Endpoint {
             return self.handle_complaint(now, remote, &header, datagram);
         };
         let fits = self.sas.get(&id).is_some_and(|sa| {
-            sa.initiator != header.flags.initiator
+            sa.initiator.is_us() != header.flags.initiator
                 && sa.spi_i == header.initiator_spi
                 && (sa.spi_r == header.responder_spi || sa.spi_r == IkeSpi::ZERO)
         });
@@ -882,7 +897,11 @@ impl Endpoint {
         let existing = self
             .sas
             .values()
-            .find(|sa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.initiator | sa.peer().is_some())
+            .find(|sa| {
+                sa.conn.name == name
+                    && sa.rekeyed_by.is_none()
+                    && (sa.initiator.is_us() || sa.peer().is_some())
+            })
             .map(|sa| sa.id);
         if let Some(id) = existing {
             self.with_sa(now, id, |sa, ctx| {
@@ -899,12 +918,21 @@ impl Endpoint {
             });
             return Ok(());
         }
-        let remote = conn
-            .remote_addr()
-            .ok_or(CommandError::NoAddress(name.into(), "remote_addrs names no single address"))?;
+        self.start(now, conn, wanted)
+    }
+
+    /// Initiates an IKE SA.
+    fn start(
+        &mut self,
+        now: Instant,
+        conn: Arc<Connection>,
+        wanted: Vec<String>,
+    ) -> Result<(), CommandError> {
+        let no_address = |reason| CommandError::NoAddress(conn.name.clone(), reason);
+        let remote = conn.remote_addr().ok_or_else(|| no_address("remote_addrs names no single address"))?;
         let pairs = self.pairs_for(&conn);
         if pairs.is_empty() {
-            return Err(CommandError::NoAddress(name.into(), "there is no route to the peer"));
+            return Err(no_address("there is no route to the peer"));
         }
         let known = |sa: &IkeSa| {
             let same =
@@ -921,7 +949,7 @@ impl Endpoint {
                 self.adopt(sa);
                 Ok(())
             }
-            Err(error) => Err(CommandError::Failed(name.into(), error.to_string())),
+            Err(error) => Err(CommandError::Failed(conn.name.clone(), error.to_string())),
         }
     }
 
@@ -955,6 +983,7 @@ impl Endpoint {
         let wish = match action {
             AddressAction::Add(addr) => Wish::Add(Some(addr)),
             AddressAction::Remove(addr) => Wish::Remove(addr),
+            AddressAction::Additional(addr) => Wish::Additional(addr),
             AddressAction::Update { old, new } => Wish::Update { old, new: Some(new) },
         };
         let request = Request { wish, scope, inner, check, by_hand: true };

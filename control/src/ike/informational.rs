@@ -111,6 +111,7 @@ impl IkeSa {
             }
         }
         let mut answer = self.handle_mobility_request(ctx, payloads, addresses);
+        ctx.count_refusals(&answer);
         if !answer_spis.is_empty() {
             answer.push(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis: answer_spis }));
         }

@@ -13,13 +13,14 @@ use tracing::{debug, info};
 use super::auth::{SignedOctets, find_secret, same_id, sign_psk, verify_psk};
 use super::create_child::request_payloads;
 use super::crypt::Protected;
-use super::ctx::{Ctx, nat_hash};
+use super::ctx::{Ctx, Effect, nat_hash};
 use super::error::IkeError;
 use super::keys::SkeySeed;
+use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify, notify};
 use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, State, Task};
 use super::select;
-use crate::config::Connection;
+use crate::config::{Connection, MobikeX};
 
 /// COOKIE and INVALID_KE_PAYLOAD may make us start over this often.
 const MAX_ROUNDS: u32 = 4;
@@ -48,7 +49,7 @@ impl IkeSa {
             cookie: None,
             rounds: 0,
         });
-        let mut sa = Self::new(ctx, conn, true, (spi, IkeSpi::ZERO), (local, remote), state);
+        let mut sa = Self::new(ctx, conn, OriginalInitiator::Us, (spi, IkeSpi::ZERO), (local, remote), state);
         sa.wanted = wanted.into();
         info!(target: "IKE", "initiating IKE_SA {} to {}", sa.name(), remote.ip());
         sa.send_init(ctx)?;
@@ -307,6 +308,9 @@ impl IkeSa {
     ) -> Result<(), Gone> {
         let peer = match self.verify_responder(ctx, payloads) {
             Ok(peer) => peer,
+            Err(IkeError::Notified(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD)) if self.can_do_without() => {
+                return Err(self.start_without_mobike(ctx));
+            }
             Err(error) => {
                 self.unexpected_nat =
                     matches!(error, IkeError::Notified(NotifyType::UNEXPECTED_NAT_DETECTED));
@@ -328,13 +332,38 @@ impl IkeSa {
         }
         self.come_up(ctx, peer, false);
         if let Some(offer) = child {
-            self.finish_child(ctx, offer, payloads, &handshake.nr);
+            // Where there is an AUTH, this one is about the offer of MOBIKE alone.
+            let refusal = NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;
+            let of_mobike = |p: &&Payload| matches!(p, Payload::Notify(n) if n.kind == refusal);
+            let payloads: Vec<Payload> = payloads.iter().filter(|p| !of_mobike(p)).cloned().collect();
+            self.finish_child(ctx, offer, &payloads, &handshake.nr);
         }
         for name in std::mem::take(&mut self.wanted) {
             self.tasks.push_back(Task::CreateChild(name));
         }
         self.run_tasks(ctx);
         Ok(())
+    }
+
+    /// Whether the offer of MOBIKE may have been refused as critical, and is not needed.
+    fn can_do_without(&self) -> bool {
+        self.conn.mobike_critical
+            && !self.mobility.offered.is_empty()
+            && self.conn.mobike_x != MobikeX::Require
+    }
+
+    /// The peer rejects IKE_AUTH for the critical bit of the offer (RFC 7296 2.5): once more without it.
+    fn start_without_mobike(&mut self, ctx: &mut Ctx<'_>) -> Gone {
+        info!(target: "IKE", "{} the peer has no MOBIKE and refuses the offer, trying again without", self.name());
+        let first = match &self.state {
+            State::AuthSent(sent) => sent.child.as_ref().map(|offer| offer.config.name.clone()),
+            _ => None,
+        };
+        let wanted = first.into_iter().chain(std::mem::take(&mut self.wanted)).collect();
+        self.release_offers(ctx);
+        let conn = Connection { mobike: false, mobike_x: MobikeX::No, ..(*self.conn).clone() };
+        ctx.effects.push(Effect::StartWithoutMobike { conn: Arc::new(conn), wanted });
+        Gone
     }
 
     fn verify_responder(

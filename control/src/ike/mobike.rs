@@ -2,13 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
 
 use mobikex_common::addr::Path;
 use mobikex_common::sa::Mode;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
-use super::addresses::{Halves, Outer, Replaces};
+use super::addresses::{Half, Halves, Outer, Replaces};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::mobility::{CHECK_TRIES, cookie, is_private};
@@ -20,8 +21,6 @@ use super::sets::Check;
 use super::versions::{self, Outcome, Version};
 use crate::config::MobikeX;
 
-/// Additional addresses of a peer that are remembered.
-const MAX_ALTERNATES: usize = 8;
 /// New requests after the answer UNEXPECTED_NAT_DETECTED, as many as a request is retransmitted (RFC 4555 3.9).
 pub(super) const NAT_RETRIES: u32 = 5;
 
@@ -53,7 +52,7 @@ pub(super) fn no_nats_data(source: SocketAddr, destination: SocketAddr) -> Optio
 
 /// The addresses in ADDITIONAL_IP4_ADDRESS and ADDITIONAL_IP6_ADDRESS of version 1; others than 4 and 16 octets are
 /// none.
-fn additional(payloads: &[Payload]) -> Vec<IpAddr> {
+fn additional(payloads: &[Payload]) -> Half {
     let addr = |p: &Payload| match p {
         Payload::Notify(n) if n.kind == NotifyType::ADDITIONAL_IP4_ADDRESS => {
             <[u8; 4]>::try_from(n.data.as_slice()).ok().map(IpAddr::from)
@@ -63,13 +62,16 @@ fn additional(payloads: &[Payload]) -> Vec<IpAddr> {
         }
         _ => None,
     };
-    let mut found = Vec::new();
+    let mut found = Half::default();
     for addr in payloads.iter().filter_map(addr) {
-        if !found.contains(&addr) && found.len() < MAX_ALTERNATES {
-            found.push(addr);
-        }
+        found.add(alternate(addr));
     }
     found
+}
+
+/// Without a port: that of the peer's address in use is the best guess.
+fn alternate(addr: IpAddr) -> Outer {
+    Outer::new(SocketAddr::new(addr, 0))
 }
 
 impl IkeSa {
@@ -81,7 +83,7 @@ impl IkeSa {
         // Some speakers of version 1 discard an offer with data.
         let offered = if self.discards_data { vec![Version::Mobike] } else { allowed.clone() };
         let offered: Vec<Version> = offered.into_iter().filter(|v| allowed.contains(v)).collect();
-        let Some(offer) = versions::offer(&offered) else { return Vec::new() };
+        let Some(offer) = versions::offer(&offered, self.conn.mobike_critical) else { return Vec::new() };
         self.mobility.offered = offered;
         let mut payloads = vec![Payload::Notify(offer)];
         if self.mobility.offered.contains(&Version::Mobike) {
@@ -356,7 +358,7 @@ impl IkeSa {
         }
         self.mobility.table.proven(path(update.local, update.remote), ctx.now);
         self.move_to(ctx, update.local, update.remote);
-        self.want_checks();
+        self.want_checks(ctx.now);
         self.refresh(ctx);
         ctx.event(Event::Moved { ike: self.name(), path: self.current() });
         Ok(())
@@ -461,14 +463,14 @@ impl IkeSa {
         if payloads.iter().any(announces) {
             // The one in the IP header belongs to the list (RFC 4555 3.6).
             self.mobility.alternates = additional(payloads);
-            if !self.mobility.alternates.contains(&remote.ip()) {
-                self.mobility.alternates.push(remote.ip());
+            if !self.mobility.alternates.has(remote.ip()) {
+                self.mobility.alternates.add(alternate(remote.ip()));
             }
-            let shown: Vec<_> = self.mobility.alternates.iter().map(ToString::to_string).collect();
+            let shown: Vec<_> = self.mobility.alternates.iter().map(|o| o.addr.ip().to_string()).collect();
             debug!(target: "IKE", "{} the peer's additional addresses: [{}]", self.name(), shown.join(" "));
-            if self.mobility.decides && !self.mobility.alternates.contains(&self.remote.ip()) {
+            if self.mobility.decides && !self.mobility.alternates.has(self.remote.ip()) {
                 // The announced set lacks what is in use (RFC 4555 3.5): look for the peer elsewhere.
-                self.found_working((local, remote));
+                self.found_working(ctx.now, (local, remote));
             }
         }
         notify(payloads, NotifyType::UPDATE_SA_ADDRESSES)?;
@@ -505,14 +507,14 @@ impl IkeSa {
     }
 
     /// Addresses that were replaced by ones that are checked already are not needed any longer.
-    pub(super) fn clear_leaving(&mut self) {
+    pub(super) fn clear_leaving(&mut self, now: Instant) {
         let checks = &self.mobility.checks;
         for child in &mut self.children {
             if child.halves.remote.iter().all(|o| checks.get(&o.addr) == Some(&Check::Passed)) {
                 child.leaving.clear();
             }
         }
-        self.forget_checks();
+        self.forget_checks(now);
     }
 
     /// Applies a move of the peer to all Child SAs; what it leaves stays in use until the new address is checked.
@@ -523,8 +525,8 @@ impl IkeSa {
             let old = before.iter().filter(|o| !child.halves.remote.has(o.addr.ip()));
             child.leaving = old.copied().collect();
         }
-        self.want_checks();
-        self.clear_leaving();
+        self.want_checks(ctx.now);
+        self.clear_leaving(ctx.now);
         self.unsettle(ctx);
         self.refresh(ctx);
     }
@@ -555,7 +557,7 @@ impl IkeSa {
 
     /// Offers a version once more (MOBIKE-X 7.1.2).
     pub(super) fn start_negotiation(&mut self, ctx: &mut Ctx<'_>, version: Version) -> Result<(), IkeError> {
-        let Some(offer) = versions::offer(&[version]) else { return Ok(()) };
+        let Some(offer) = versions::offer(&[version], false) else { return Ok(()) };
         self.mobility.offered.push(version);
         let exchange = Exchange::Negotiate(version);
         self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &[Payload::Notify(offer)]).map(drop)
@@ -604,6 +606,7 @@ impl IkeSa {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ike::addresses::MAX_ADDRESSES;
 
     #[test]
     fn no_nats_allowed_is_laid_out_as_the_standard_says() {
@@ -619,6 +622,6 @@ mod tests {
         let v4 = |n: u8| Payload::Notify(Notify::new(NotifyType::ADDITIONAL_IP4_ADDRESS, vec![192, 0, 2, n]));
         let bad = Payload::Notify(Notify::new(NotifyType::ADDITIONAL_IP6_ADDRESS, vec![1, 2, 3, 4]));
         assert_eq!(additional(&[v4(1), bad, v4(1), v4(2)]).len(), 2);
-        assert_eq!(additional(&(0..50).map(v4).collect::<Vec<_>>()).len(), MAX_ALTERNATES);
+        assert_eq!(additional(&(0..50).map(v4).collect::<Vec<_>>()).len(), MAX_ADDRESSES);
     }
 }

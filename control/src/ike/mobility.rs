@@ -21,6 +21,7 @@ use super::output::{Event, Output};
 use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
+use super::roles::OriginalInitiator;
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::{self, Check, Knowledge};
@@ -53,7 +54,7 @@ pub(super) struct Mobility {
     /// The peer answers echoes, so that paths can be probed.
     pub(super) echo: bool,
     /// The peer's additional addresses (RFC 4555 3.4): where else to look for it.
-    pub(super) alternates: Vec<IpAddr>,
+    pub(super) alternates: Half,
     /// The peer's addresses, and whether they have been checked.
     pub(super) checks: BTreeMap<SocketAddr, Check>,
     pub(super) table: PathTable,
@@ -96,13 +97,13 @@ pub(super) struct Mobility {
 }
 
 impl Mobility {
-    pub(super) fn new(conn: &Connection, decides: bool) -> Self {
+    pub(super) fn new(conn: &Connection, initiator: OriginalInitiator) -> Self {
         Self {
             version: Version::None,
             offered: Vec::new(),
-            decides,
+            decides: initiator.is_us(),
             echo: false,
-            alternates: Vec::new(),
+            alternates: Half::default(),
             checks: BTreeMap::new(),
             table: PathTable::new(conn.paths.probe_interval),
             announced: BTreeSet::new(),
@@ -206,6 +207,7 @@ impl IkeSa {
 
     /// Brings the packet path in line with what is known now. SAs with the same paths change in one step.
     pub(super) fn refresh(&mut self, ctx: &mut Ctx<'_>) {
+        self.begin_addresses(ctx);
         self.refresh_paths(ctx);
         let mut changes: Vec<(AddressSet, Vec<ChildSaId>)> = Vec::new();
         let mut transport: Vec<ChildSaId> = Vec::new();
@@ -444,21 +446,25 @@ impl IkeSa {
         }
     }
 
-    /// IKE messages go over a pair that works, if the current one does not.
+    /// IKE messages go over a pair that works, if the current one does not, and not from an address that the peer refuses
+    /// where another one works.
     fn prefer_working_path(&mut self, ctx: &mut Ctx<'_>) {
         let current = self.current();
-        if self.mobility.table.health(&current) == Health::Up && ctx.network.has(current.local.ip()) {
+        let refused = |p: &Path| self.mobility.refused.contains(&p.local.ip());
+        let works = self.mobility.table.health(&current) == Health::Up && ctx.network.has(current.local.ip());
+        if works && !refused(&current) {
             return;
         }
         let passed = |p: &Path| self.mobility.checks.get(&p.remote) == Some(&Check::Passed);
-        let working = self
+        let working: Vec<Path> = self
             .mobility
             .table
             .iter()
             .filter(|p| p.health == Health::Up && passed(&p.path) && ctx.network.has(p.path.local.ip()))
             .map(|p| p.path)
-            .next();
-        if let Some(path) = working {
+            .collect();
+        let best = working.iter().find(|p| !refused(p)).or(working.first()).copied();
+        if let Some(path) = best.filter(|p| !works || !refused(p)) {
             debug!(target: "IKE", "{} sends over {path} now", self.name());
             self.retarget(ctx, path.local, path.remote);
         }
@@ -483,7 +489,7 @@ impl IkeSa {
 
     /// Our addresses that the connection may use and that lead to some address of the peer, or anywhere.
     pub(super) fn candidates(&self, ctx: &Ctx<'_>) -> Vec<IpAddr> {
-        let remotes = self.peer_addresses();
+        let remotes = self.peer_addresses(ctx.now);
         let mut found: Vec<_> = ctx
             .network
             .usable(&self.conn)
@@ -496,7 +502,7 @@ impl IkeSa {
     }
 
     /// Where the peer may be found, the present address first.
-    pub(super) fn peer_addresses(&self) -> Vec<SocketAddr> {
+    pub(super) fn peer_addresses(&self, now: Instant) -> Vec<SocketAddr> {
         let mut found = vec![self.remote];
         let mut push = |addr: SocketAddr| {
             if !found.iter().any(|f| f.ip() == addr.ip()) {
@@ -510,7 +516,7 @@ impl IkeSa {
         // 3.6).
         let version_1 = self.mobility.version == Version::Mobike;
         if !version_1 || self.mobility.decides || self.mobility.untold {
-            self.mobility.alternates.iter().for_each(|a| push(SocketAddr::new(*a, port)));
+            self.mobility.alternates.ranked(now).into_iter().for_each(|a| push(SocketAddr::new(a, port)));
         }
         self.conn.remote_singles().for_each(|a| push(SocketAddr::new(a, port)));
         found
@@ -532,7 +538,7 @@ impl IkeSa {
         }
         let up = self.mobility.table.iter().filter(|p| p.health == Health::Up);
         up.filter(|p| ctx.network.has(p.path.local.ip())).for_each(|p| push(p.path));
-        let remotes = self.peer_addresses();
+        let remotes = self.peer_addresses(ctx.now);
         for local in self.candidates(ctx) {
             let reaches = |r: &&SocketAddr| ctx.network.find(local).is_some_and(|l| l.reaches(r.ip()));
             for remote in remotes.iter().filter(reaches) {
@@ -572,9 +578,9 @@ impl IkeSa {
     }
 
     /// An answer came over a pair other than the current one, which did not answer: that one works.
-    pub(super) fn found_working(&mut self, addresses: (SocketAddr, SocketAddr)) {
+    pub(super) fn found_working(&mut self, now: Instant, addresses: (SocketAddr, SocketAddr)) {
         let (local, remote) = addresses;
-        let known = self.peer_addresses().contains(&remote);
+        let known = self.peer_addresses(now).contains(&remote);
         if self.mobility.version == Version::None || !known || (self.local, self.remote) == addresses {
             return;
         }
@@ -590,22 +596,25 @@ impl IkeSa {
     // ---- return routability (RFC 4555 3.7) ----------------------------------------------------------------------------
 
     /// Addresses of the peer to which something may be sent.
-    fn used_addresses(&self) -> Vec<SocketAddr> {
+    fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
         let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
-        live.flat_map(|c| c.halves.remote.iter().map(|o| o.addr)).chain([self.remote]).collect()
+        live.flat_map(|c| c.halves.remote.iter().filter(|o| o.is_current(now)).map(|o| o.addr))
+            .chain([self.remote])
+            .collect()
     }
 
     /// Once the peer has left an address somebody else may have it: if it comes back, it is checked again.
-    pub(super) fn forget_checks(&mut self) {
+    pub(super) fn forget_checks(&mut self, now: Instant) {
         let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
-        let known: Vec<SocketAddr> = leaving.chain(self.used_addresses()).collect();
+        let known: Vec<SocketAddr> = leaving.chain(self.used_addresses(now)).collect();
         self.mobility.checks.retain(|addr, _| known.contains(addr));
     }
 
-    /// Sees to it that every address of the peer is checked, as policy wants. The caller refreshes.
-    pub(super) fn want_checks(&mut self) {
-        self.forget_checks();
-        let used = self.used_addresses();
+    /// Sees to it that every address of the peer is checked, as policy wants; one whose time has not come, when it
+    /// comes. The caller refreshes.
+    pub(super) fn want_checks(&mut self, now: Instant) {
+        self.forget_checks(now);
+        let used = self.used_addresses(now);
         for addr in used {
             if self.mobility.checks.contains_key(&addr) {
                 continue;
@@ -696,7 +705,7 @@ impl IkeSa {
                 child.retire_paths(gone, until);
             }
         }
-        self.forget_checks();
+        self.forget_checks(ctx.now);
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
         self.unsettle(ctx);
         self.refresh(ctx);
@@ -723,6 +732,18 @@ impl IkeSa {
     /// An address at which the peer is not: what it had before counts again.
     fn check_failed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr, reason: &str) {
         info!(target: "IKE", "{} the peer is not reachable at {remote}: {reason}", self.name());
+        self.drop_address(remote);
+        if self.remote == remote
+            && let Some((local, remote)) = self.mobility.previous
+        {
+            self.retarget(ctx, local, remote);
+        }
+        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
+        self.refresh(ctx);
+    }
+
+    /// Takes an address of the peer out of the sets; what it replaced is there again.
+    pub(super) fn drop_address(&mut self, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
             let back = std::mem::take(&mut child.leaving);
@@ -734,13 +755,6 @@ impl IkeSa {
                 child.halves.remote.remove(remote.ip());
             }
         }
-        if self.remote == remote
-            && let Some((local, remote)) = self.mobility.previous
-        {
-            self.retarget(ctx, local, remote);
-        }
-        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
-        self.refresh(ctx);
     }
 
     /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.

@@ -33,16 +33,20 @@ mod path_table;
 mod path_test;
 mod rekey_ike;
 mod responder;
+mod roles;
 mod rules;
 mod sa;
 mod select;
 mod sets;
+mod starts;
+#[cfg(test)]
+mod testing;
 mod versions;
 
 pub use auth::AuthenticatedPeer;
 pub use endpoint::{AddressAction, ChildEvent, Command, CommandError, Endpoint, IkeCounters};
 pub use error::IkeError;
 pub use network::LocalAddress;
-pub use output::{ChildSaView, Event, IkeSaView, OuterView, Output};
+pub use output::{Alternate, ChildSaView, Event, IkeSaView, OuterView, Output};
 pub use path_table::{Health, PathView};
 pub use versions::Version;

@@ -10,7 +10,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::echo::Echo;
 use serde::Serialize;
 
-pub use super::addresses::OuterView;
+pub use super::addresses::{Alternate, OuterView};
 use super::path_table::PathView;
 use super::versions::Version;
 use crate::dissect::IkeKeys;
@@ -184,6 +184,16 @@ pub enum Event {
         /// An operator asked.
         by_hand: bool,
     },
+    /// The peer has other addresses, which the layers above a Child SA may know better what to do with: the whole list,
+    /// in the place of any before it.
+    Alternates {
+        /// `home[1]`
+        ike: String,
+        /// `net{1}`
+        child: String,
+        /// In the peer's order.
+        addresses: Vec<Alternate>,
+    },
     /// An address of the peer was checked.
     AddressChecked {
         /// `home[1]`
@@ -244,6 +254,10 @@ impl fmt::Display for Event {
             Self::AddressAction { ike, by_peer, action, verdict, .. } => {
                 let who = if *by_peer { "peer asked" } else { "asked the peer" };
                 write!(f, "IKE_SA {ike} {who}: {action}: {verdict}")
+            }
+            Self::Alternates { child, addresses, .. } => {
+                let shown: Vec<_> = addresses.iter().map(|a| a.addr.to_string()).collect();
+                write!(f, "CHILD_SA {child} alternative addresses of the peer: {}", shown.join(" "))
             }
             Self::AddressChecked { ike, addr, reachable } => {
                 let verdict = if *reachable { "reachable" } else { "not reachable" };

@@ -11,6 +11,7 @@ use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::keys::{SkKeys, SkeySeed};
 use super::output::Event;
+use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify};
 use super::sa::{Exchange, IkeRekey, IkeSa, PeerRekey, State, Task};
 use super::select;
@@ -75,7 +76,7 @@ impl IkeSa {
     fn successor(
         &self,
         ctx: &mut Ctx<'_>,
-        initiator: bool,
+        initiator: OriginalInitiator,
         spis: (IkeSpi, IkeSpi),
         suite: IkeSuite,
         keys: SkKeys,
@@ -136,7 +137,7 @@ impl IkeSa {
         let (ni, nr) = (theirs.nonce.clone(), ctx.nonce());
         let seed = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared);
         let keys = seed.expand(ctx, suite, &ni, &nr, spi_i, spi_r)?;
-        let mut sa = self.successor(ctx, false, (spi_i, spi_r), suite, keys)?;
+        let mut sa = self.successor(ctx, OriginalInitiator::Peer, (spi_i, spi_r), suite, keys)?;
         sa.inherits_from = collides.then_some(self.id);
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
@@ -191,7 +192,7 @@ impl IkeSa {
         let (ni, nr) = (ours.ni.clone(), theirs.nonce.clone());
         let seed = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared);
         let keys = seed.expand(ctx, suite, &ni, &nr, ours.spi, spi_r)?;
-        let sa = self.successor(ctx, true, (ours.spi, spi_r), suite, keys)?;
+        let sa = self.successor(ctx, OriginalInitiator::Us, (ours.spi, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
         if self.rekeyed_by.is_some() {

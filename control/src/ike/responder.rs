@@ -17,6 +17,7 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::keys::SkeySeed;
 use super::mobility::Mobility;
+use super::roles::OriginalInitiator;
 use super::rules::{self, notify};
 use super::sa::{Gone, Handshake, IkeSa, State};
 use super::select;
@@ -86,8 +87,14 @@ impl IkeSa {
         let spi_r = IkeSpi::random(ctx.rng);
         let handshake =
             Handshake { ni: ni.clone(), nr: nr.clone(), request: datagram.to_vec(), response: Vec::new() };
-        let mut sa =
-            Self::new(ctx, conn.clone(), false, (spi_i, spi_r), addresses, State::HalfOpen(handshake));
+        let mut sa = Self::new(
+            ctx,
+            conn.clone(),
+            OriginalInitiator::Peer,
+            (spi_i, spi_r),
+            addresses,
+            State::HalfOpen(handshake),
+        );
         sa.nat_t = nat_t;
         sa.suite = Some(suite);
         let seed = SkeySeed::initial(suite.prf, ni, &nr, &shared);
@@ -229,7 +236,7 @@ impl IkeSa {
         };
         self.conn = conn;
         self.local_id = Some(local_id.clone());
-        self.mobility = Mobility::new(&self.conn, false);
+        self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
         let mobility = self.answer_mobility(ctx, payloads)?;
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
         let mut answer = vec![Payload::IdR(local_id), Payload::Auth(auth)];

@@ -28,6 +28,7 @@ use super::mobike::Update;
 use super::mobike_x::{Actions, Request};
 use super::mobility::{Mobility, cookie};
 use super::output::{Event, IkeSaView};
+use super::roles::OriginalInitiator;
 use super::rules;
 use super::sets::Check;
 use super::versions::Version;
@@ -186,8 +187,7 @@ pub(super) struct Gone;
 pub(super) struct IkeSa {
     pub(super) id: u32,
     pub(super) conn: Arc<Connection>,
-    /// Whether we are the original initiator (RFC 7296 2.2): decides flags and keys, not who sends requests.
-    pub(super) initiator: bool,
+    pub(super) initiator: OriginalInitiator,
     pub(super) spi_i: IkeSpi,
     pub(super) spi_r: IkeSpi,
     pub(super) local: SocketAddr,
@@ -246,7 +246,7 @@ impl IkeSa {
     pub(super) fn new(
         ctx: &mut Ctx<'_>,
         conn: Arc<Connection>,
-        initiator: bool,
+        initiator: OriginalInitiator,
         spis: (IkeSpi, IkeSpi),
         addresses: (SocketAddr, SocketAddr),
         state: State,
@@ -303,7 +303,7 @@ impl IkeSa {
 
     /// The SPI by which the peer's messages find this SA.
     pub(super) fn our_spi(&self) -> IkeSpi {
-        if self.initiator { self.spi_i } else { self.spi_r }
+        if self.initiator.is_us() { self.spi_i } else { self.spi_r }
     }
 
     pub(super) fn peer(&self) -> Option<&AuthenticatedPeer> {
@@ -353,7 +353,7 @@ impl IkeSa {
             spi_i: self.spi_i,
             spi_r: self.spi_r,
             exchange,
-            from_initiator: self.initiator,
+            from_initiator: self.initiator.is_us(),
             response,
             message_id,
         }
@@ -386,7 +386,7 @@ impl IkeSa {
         } else {
             let mut ivs = self.ivs;
             let keys = self.keys()?;
-            let cipher = if self.initiator { &keys.initiator } else { &keys.responder };
+            let cipher = if self.initiator.is_us() { &keys.initiator } else { &keys.responder };
             let sealed = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
             self.ivs = ivs;
             sealed
@@ -442,7 +442,7 @@ impl IkeSa {
         let envelope = self.envelope(kind, true, message_id);
         let mut ivs = self.ivs;
         let keys = self.keys()?;
-        let cipher = if self.initiator { &keys.initiator } else { &keys.responder };
+        let cipher = if self.initiator.is_us() { &keys.initiator } else { &keys.responder };
         let datagram = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
         self.ivs = ivs;
         debug!(target: "ENC", "{} generating {kind} response {message_id} {}", self.name(), rules::show(payloads));
@@ -642,7 +642,7 @@ impl IkeSa {
     }
 
     /// Frees the SPIs that requests under way have reserved.
-    fn release_offers(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn release_offers(&mut self, ctx: &mut Ctx<'_>) {
         if let Some(Pending { exchange: Exchange::CreateChild(offer), .. }) = self.pending.take() {
             ctx.spis.release(offer.spi_in);
         }
@@ -663,14 +663,14 @@ impl IkeSa {
                 (State::Established(_), None) => "ESTABLISHED",
                 _ => "CONNECTING",
             },
-            initiator: self.initiator,
+            initiator: self.initiator.is_us(),
             spi_i: self.spi_i,
             spi_r: self.spi_r,
             local: self.local,
             remote: self.remote,
             mobike: self.mobility.version,
             paths: self.mobility.table.iter().map(Into::into).collect(),
-            alternates: self.mobility.alternates.clone(),
+            alternates: self.mobility.alternates.ranked(now),
             local_id: self.local_id.as_ref().map(ToString::to_string),
             remote_id: self.peer().map(|p| p.id().to_string()),
             suite: self.suite.map(|s| s.to_string()),

@@ -262,6 +262,19 @@ mod tests {
     }
 
     #[test]
+    fn an_unreachable_address_stays_out_of_use_even_alone() {
+        let world = World::new();
+        let unreachable = |addr: &str| Outer { unreachable: true, ..Outer::new(at(addr)) };
+        let mut halves = halves();
+        halves.remote.add(unreachable("198.51.100.2"));
+        let rests = |(name, weight, _): &(String, u16, bool)| name.ends_with("-2") == (*weight == 0);
+        let (_, paths) = world.build(&halves, &[]);
+        assert!(paths.len() == 4 && paths.iter().all(rests), "{paths:?}");
+        halves.remote.add(unreachable("198.51.100.1"));
+        assert!(world.build(&halves, &[]).1.iter().all(|(_, weight, _)| *weight == 0));
+    }
+
+    #[test]
     fn a_preference_of_zero_is_the_last_resort() {
         let world = World::new();
         let mut halves = halves();

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
+mod mobike_x;
 mod path_test;
 mod puppet;
 mod rfc4555;

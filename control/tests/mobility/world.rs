@@ -230,11 +230,16 @@ impl World {
 
     /// An action by hand on all SAs; the peer's verdict.
     pub fn action(&mut self, host: usize, action: AddressAction, check: bool) -> String {
-        let before = self.hosts[host].events.len();
-        self.command(
+        self.ask(
             host,
             Command::Address { connection: "home".into(), child: None, action, check, inner: false },
-        );
+        )
+    }
+
+    /// The peer's verdict on an action by hand.
+    pub fn ask(&mut self, host: usize, command: Command) -> String {
+        let before = self.hosts[host].events.len();
+        self.command(host, command);
         self.advance(Duration::from_secs(1));
         let verdict = self.hosts[host].events[before..].iter().find_map(|e| match e {
             Event::AddressAction { by_peer: false, by_hand: true, verdict, .. } => Some(verdict.clone()),

@@ -25,12 +25,15 @@ pub struct Notify {
     pub kind: NotifyType,
     /// Notification Data.
     pub data: Vec<u8>,
+    /// The payload's critical bit. Everybody knows the Notify payload, so that it has no meaning in RFC 7296 (2.5);
+    /// MOBIKE-X gives it one for MOBIKE_SUPPORTED (draft 7.1.1).
+    pub critical: bool,
 }
 
 impl Notify {
     /// A notify that concerns no particular SA.
     pub fn new(kind: NotifyType, data: Vec<u8>) -> Self {
-        Self { protocol: ProtocolId::NONE, spi: Vec::new(), kind, data }
+        Self { protocol: ProtocolId::NONE, spi: Vec::new(), kind, data, critical: false }
     }
 }
 
@@ -196,7 +199,7 @@ impl Payload {
             PayloadType::N => {
                 let (protocol, spi_len, kind) = (ProtocolId(r.u8()?), r.u8()?, NotifyType(r.u16()?));
                 let spi = r.take(usize::from(spi_len))?.to_vec();
-                Self::Notify(Notify { protocol, spi, kind, data: r.rest().to_vec() })
+                Self::Notify(Notify { protocol, spi, kind, data: r.rest().to_vec(), critical })
             }
             PayloadType::D => Self::Delete(delete(r)?),
             PayloadType::V => Self::VendorId(body.to_vec()),
@@ -347,7 +350,10 @@ pub fn emit_chain(payloads: &[Payload]) -> (PayloadType, Vec<u8>) {
             Payload::Encrypted { next, .. } | Payload::EncryptedFragment { next, .. } => *next,
             _ => payloads.get(index + 1).map_or(PayloadType::NONE, Payload::kind),
         };
-        let critical = matches!(payload, Payload::Unknown { critical: true, .. });
+        let critical = match payload {
+            Payload::Unknown { critical, .. } | Payload::Notify(Notify { critical, .. }) => *critical,
+            _ => false,
+        };
         let body = payload.emit();
         out.extend_from_slice(&[next.0, if critical { CRITICAL } else { 0 }]);
         out.extend_from_slice(&((body.len() + HEADER) as u16).to_be_bytes());
@@ -395,6 +401,7 @@ mod tests {
             Payload::Auth(AuthPayload { method: AuthMethod(2), data: vec![3; 32] }),
             Payload::Nonce(vec![9; 32]),
             Payload::Notify(Notify::new(NotifyType(50000), vec![1, 2, 3])),
+            Payload::Notify(Notify { critical: true, ..Notify::new(NotifyType::MOBIKE_SUPPORTED, vec![]) }),
             Payload::Delete(Delete {
                 protocol: ProtocolId::ESP,
                 spis: vec![vec![1, 2, 3, 4], vec![5, 6, 7, 8]],

@@ -310,12 +310,15 @@ fn delete() -> impl Strategy<Value = Delete> {
 }
 
 fn notify() -> impl Strategy<Value = Notify> {
-    (any::<u8>(), octets(0..9), any::<u16>(), octets(0..40)).prop_map(|(protocol, spi, kind, data)| Notify {
-        protocol: ProtocolId(protocol),
-        spi,
-        kind: NotifyType(kind),
-        data,
-    })
+    (any::<u8>(), octets(0..9), any::<u16>(), octets(0..40), any::<bool>()).prop_map(
+        |(protocol, spi, kind, data, critical)| Notify {
+            protocol: ProtocolId(protocol),
+            spi,
+            kind: NotifyType(kind),
+            data,
+            critical,
+        },
+    )
 }
 
 fn configuration() -> impl Strategy<Value = ConfigPayload> {

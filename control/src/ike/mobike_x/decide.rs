@@ -47,11 +47,13 @@ pub(in crate::ike) struct Object {
     pub(in crate::ike) closing: bool,
     /// Outer addresses that an UPDATE has replaced.
     pub(in crate::ike) replaced: Vec<Outer>,
+    /// The alternative addresses of the message, which take the place of all before them.
+    pub(in crate::ike) alternates: Option<Half>,
 }
 
 impl Object {
     pub(in crate::ike) fn new(sa: u32, what: What, halves: Halves) -> Self {
-        Self { sa, what, halves, changed: false, closing: false, replaced: Vec::new() }
+        Self { sa, what, halves, changed: false, closing: false, replaced: Vec::new(), alternates: None }
     }
 
     fn is_ike(&self) -> bool {
@@ -98,7 +100,7 @@ pub(in crate::ike) fn decide(objects: &mut [Object], action: &Action, situation:
     let mut next: Vec<(usize, Object)> =
         chosen.iter().map(|&index| (index, objects[index].clone())).collect();
     let verdict = match &action.kind {
-        Kind::Additional(named) => additional(named, situation),
+        Kind::Additional(named) => additional(&mut next, named, situation),
         Kind::Update { place: Place::Outer, old, new } => update(&mut next, *old, new.as_ref(), situation),
         Kind::Add { place: Place::Outer, addr } => add(&mut next, addr.as_ref(), situation),
         Kind::Remove { place: Place::Outer, addr } => {
@@ -131,13 +133,6 @@ fn select(objects: &[Object], action: &Action, this: u32) -> Vec<usize> {
         (None, _) => object.sa == this,
     };
     objects.iter().enumerate().filter(|(_, o)| fits(o) && !o.closing).map(|(index, _)| index).collect()
-}
-
-/// Whether an action is about the IKE SA that carried it.
-pub(in crate::ike) fn selects_ike(objects: &[Object], action: &Action, this: u32) -> bool {
-    select(objects, action, this)
-        .into_iter()
-        .any(|index| objects[index].sa == this && objects[index].is_ike())
 }
 
 /// Whether all parameters of a SELECTOR match. Only one that names other IKE SAs looks beyond the requester's own.
@@ -203,12 +198,21 @@ fn outer(named: Option<&Named>, s: &Situation<'_>) -> Outer {
     }
 }
 
-fn additional(named: &Named, s: &Situation<'_>) -> Verdict {
-    if (s.acceptable)(named.addr) {
-        Verdict::Done
-    } else {
-        Verdict::Refused(NotifyType::UNACCEPTABLE_ADDRESSES)
+/// An alternative address joins the list that this message makes.
+fn additional(chosen: &mut [(usize, Object)], named: &Named, s: &Situation<'_>) -> Verdict {
+    let new = outer(Some(named), s);
+    if !(s.acceptable)(named.addr) {
+        return Verdict::Refused(NotifyType::UNACCEPTABLE_ADDRESSES);
     }
+    for (_, object) in chosen {
+        if !fits_spd(object, named.addr) {
+            return Verdict::Refused(NotifyType::DOES_NOT_FIT_SPD);
+        }
+        if !object.alternates.get_or_insert_default().add(new) {
+            return Verdict::Refused(NotifyType::UNACCEPTABLE_ADDRESSES);
+        }
+    }
+    Verdict::Done
 }
 
 /// In transport mode the outer address is the traffic selector, so that the policy has its say.
@@ -372,9 +376,9 @@ fn inner(chosen: &mut [(usize, Object)], change: Inner) -> Verdict {
     }
 }
 
-/// The one address of an IKE SA after an action.
-pub(in crate::ike) fn ike_address(half: &Half) -> Option<SocketAddr> {
-    half.iter().next().map(|o| o.addr)
+/// The one address of an IKE SA after an action, if it may be used now.
+pub(in crate::ike) fn ike_address(half: &Half, now: Instant) -> Option<SocketAddr> {
+    half.iter().find(|o| o.is_current(now)).map(|o| o.addr)
 }
 
 #[cfg(test)]

@@ -4,7 +4,11 @@
 //! then applied, so that each SA changes once for all actions of a message.
 
 pub(super) mod decide;
+#[cfg(test)]
+mod negotiation_tests;
 pub(super) mod selector;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -19,7 +23,7 @@ use tracing::info;
 
 use self::decide::{Object, Situation, Verdict, What, decide, ike_address};
 use self::selector::{Action, Kind, Place, answer};
-use super::addresses::{Half, Halves, Replaces};
+use super::addresses::{Alternate, Half, Halves, Replaces};
 use super::child::{ChildSa, ChildState};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
@@ -32,6 +36,8 @@ use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::versions::Version;
 use crate::config::MobikeX;
 
+/// IDs of our SELECTORs count from here, so that they are none of an action's.
+const SELECTOR_IDS: u16 = 0x8000;
 /// Requests to check something that are answered in a second.
 const CHECKS_PER_SECOND: u32 = 20;
 /// How long the peer has to delete an SA whose last address it has removed.
@@ -43,6 +49,8 @@ pub(super) enum Wish {
     /// Use this address of ours too; `None` for the one that the request comes from.
     Add(Option<IpAddr>),
     Remove(IpAddr),
+    /// Know of it, in the place of all that was told so before.
+    Additional(IpAddr),
     /// Replace `old` (`None`: all) by `new` (`None`: the one that the request comes from).
     Update {
         old: Option<IpAddr>,
@@ -92,7 +100,8 @@ impl IkeSa {
         let request = |wish, scope| Request { wish, scope, inner: false, check: false, by_hand: false };
         let mut moved = std::mem::take(&mut self.mobility.update_wanted);
         if !wanted.contains(&here) && !ctx.network.has(here) {
-            let Some(next) = self.refuge(ctx, &wanted) else {
+            let accepted = self.acceptable_to_peer(ctx);
+            let Some(next) = self.refuge(ctx, &accepted).or_else(|| self.refuge(ctx, &wanted)) else {
                 info!(target: "IKE", "{} there is no address left to reach the peer from", self.name());
                 return Ok(());
             };
@@ -181,7 +190,7 @@ impl IkeSa {
     /// An address of the peer that one of ours leads to.
     fn target_from(&self, ctx: &Ctx<'_>, local: IpAddr) -> Option<SocketAddr> {
         let local = ctx.network.find(local)?;
-        self.peer_addresses().into_iter().find(|r| local.reaches(r.ip()))
+        self.peer_addresses(ctx.now).into_iter().find(|r| local.reaches(r.ip()))
     }
 
     fn replace_own(&mut self, ctx: &mut Ctx<'_>, old: Option<IpAddr>, new: SocketAddr) {
@@ -228,7 +237,7 @@ impl IkeSa {
                     payloads.push(Payload::Notify(Notify::new(NotifyType::END_OF_SELECTOR, Vec::new())));
                 }
                 selected = request.scope;
-                payloads.extend(self.selector_for(selected));
+                payloads.extend(self.selector_for(selected, SELECTOR_IDS + id));
             }
             payloads.push(Payload::Notify(self.action(ctx, request, id)));
         }
@@ -239,7 +248,7 @@ impl IkeSa {
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, via).map(drop)
     }
 
-    fn selector_for(&self, scope: Scope) -> Option<Payload> {
+    fn selector_for(&self, scope: Scope, id: u16) -> Option<Payload> {
         let parameter = match scope {
             Scope::All => return None,
             Scope::IkeAlone => Parameter::Special(IKE_SA_ALONE),
@@ -248,7 +257,8 @@ impl IkeSa {
                 Parameter::Spi(SpiParameter::Child(child.spi_in))
             }
         };
-        Some(Payload::Notify(Notify::new(NotifyType::SELECTOR, mobike_x::emit(&[parameter]))))
+        let data = mobike_x::emit(&[parameter, Parameter::Id(id)]);
+        Some(Payload::Notify(Notify::new(NotifyType::SELECTOR, data)))
     }
 
     fn action(&self, ctx: &Ctx<'_>, request: &Request, id: u16) -> Notify {
@@ -264,6 +274,7 @@ impl IkeSa {
         let (kind, ips) = match request.wish {
             Wish::Add(addr) => (NotifyType::ADD_SA_ADDRESS, addr.map(described).into_iter().collect()),
             Wish::Remove(addr) => (NotifyType::REMOVE_SA_ADDRESS, vec![ip(addr)]),
+            Wish::Additional(addr) => (NotifyType::ADDITIONAL_IP_ADDRESS, vec![described(addr)]),
             Wish::Update { old, new } => {
                 let old = old.map(|a| IpParameter { old: true, ..ip(a) });
                 let new = new.map(|a| IpParameter { new: true, ..described(a) });
@@ -340,15 +351,7 @@ impl IkeSa {
             by_hand: request.by_hand,
         });
         if refused.is_some() {
-            if let Wish::Add(Some(addr)) | Wish::Update { new: Some(addr), .. } = request.wish {
-                self.mobility.refused.insert(addr);
-            } else if request.wish == Wish::Add(None) {
-                self.mobility.refused.insert(source.ip());
-            } else if matches!(request.wish, Wish::Update { old: Some(_), .. }) && !request.by_hand {
-                // The peer did not know the old address any more: whatever it has is replaced.
-                self.mobility.remapped = true;
-            }
-            return;
+            return self.refused(ctx, request, source);
         }
         if request.check {
             return;
@@ -389,6 +392,7 @@ impl IkeSa {
                     halves.local.add(own);
                 });
             }
+            Wish::Additional(_) => {}
             Wish::Remove(addr) => {
                 if request.scope == Scope::All {
                     self.mobility.announced.remove(&addr);
@@ -430,6 +434,47 @@ impl IkeSa {
                 }
             }
         }
+    }
+
+    /// The peer has not carried out an action. By hand nothing was done early; otherwise our own half is ahead of it.
+    fn refused(&mut self, ctx: &mut Ctx<'_>, request: &Request, source: SocketAddr) {
+        let early = !request.by_hand && !request.check;
+        match request.wish {
+            // It may not know the old address any more: whatever it has is replaced.
+            Wish::Update { old: Some(_), .. } if early => self.mobility.remapped = true,
+            Wish::Add(addr) | Wish::Update { new: addr, .. } => {
+                let addr = addr.unwrap_or(source.ip());
+                self.mobility.refused.insert(addr);
+                if early && matches!(request.wish, Wish::Update { .. }) {
+                    self.take_back(ctx, addr);
+                }
+            }
+            Wish::Remove(_) | Wish::Additional(_) => {}
+        }
+    }
+
+    /// The peer refuses an address of ours to which we have moved already: back to the one before it, or on to another
+    /// (MOBIKE-X 7.4, 7.5).
+    fn take_back(&mut self, ctx: &mut Ctx<'_>, addr: IpAddr) {
+        self.mobility.announced.remove(&addr);
+        if self.local.ip() != addr {
+            return;
+        }
+        let wanted = self.acceptable_to_peer(ctx);
+        let before = self.mobility.previous.filter(|(local, _)| wanted.contains(&local.ip()));
+        let Some(next) = before.or_else(|| self.refuge(ctx, &wanted)) else {
+            info!(target: "IKE", "{} the peer refuses {addr}, and there is no other address", self.name());
+            return;
+        };
+        info!(target: "IKE", "{} the peer refuses {addr}, moving to {}", self.name(), path(next.0, next.1));
+        self.retarget(ctx, next.0, next.1);
+        // The peer has nothing to change where it has not followed us away.
+        self.mobility.remapped = !self.children.iter().any(|c| c.halves.local.has(next.0.ip()));
+    }
+
+    /// Our addresses that the peer has not refused.
+    fn acceptable_to_peer(&self, ctx: &Ctx<'_>) -> Vec<IpAddr> {
+        self.candidates(ctx).into_iter().filter(|a| !self.mobility.refused.contains(a)).collect()
     }
 
     /// Our traffic selectors after an action on inner addresses that the peer has carried out.
@@ -481,16 +526,18 @@ impl IkeSa {
             return Vec::new();
         }
         if notify(payloads, NotifyType::NO_ADDITIONAL_ADDRESSES).is_some() {
-            self.mobility.alternates.clear();
+            self.mobility.alternates = Half::default();
         }
         let parsed = selector::parse(payloads);
+        for refusal in &parsed.refusals {
+            info!(target: "IKE", "{} the peer's actions on addresses are not understood: {}", self.name(), refusal.kind);
+        }
         let mut answers = parsed.refusals;
         if parsed.actions.is_empty() {
             return answers.into_iter().map(Payload::Notify).collect();
         }
         let mut objects = self.objects(ctx);
         let port = if source.ip() == self.remote.ip() { self.remote.port() } else { self.default_port() };
-        let mut alternates: Option<Vec<IpAddr>> = None;
         for action in &parsed.actions {
             let verdict = if action.check && !self.may_check(ctx) {
                 Verdict::Refused(NotifyType::TEMPORARY_FAILURE)
@@ -500,21 +547,12 @@ impl IkeSa {
                     Situation { now: ctx.now, sa: self.id, source, port, acceptable: &acceptable };
                 decide(&mut objects, action, &situation)
             };
-            // A list for Child SAs is for the layers above, which hear of it by the event.
-            if let (Verdict::Done, Kind::Additional(named), false) = (verdict, &action.kind, action.check)
-                && decide::selects_ike(&objects, action, self.id)
-            {
-                alternates.get_or_insert_with(Vec::new).push(named.addr);
-            }
             self.tell(ctx, action, source, verdict);
             match verdict {
                 Verdict::Done => {}
                 Verdict::Closing => answers.push(answer(NotifyType::CLOSING_SA, action.id)),
                 Verdict::Refused(kind) => answers.push(answer(kind, action.id)),
             }
-        }
-        if let Some(list) = alternates {
-            self.mobility.alternates = list;
         }
         self.commit(ctx, objects, (local, source));
         if (local, source) == self.pair() {
@@ -585,8 +623,10 @@ impl IkeSa {
 
     /// Puts the changed copies in the place of what they were made of, ours here and those of other IKE SAs there.
     fn commit(&mut self, ctx: &mut Ctx<'_>, objects: Vec<Object>, (local, source): (SocketAddr, SocketAddr)) {
-        let (own, others): (Vec<_>, Vec<_>) =
-            objects.into_iter().filter(|o| o.changed || o.closing).partition(|o| o.sa == self.id);
+        let (own, others): (Vec<_>, Vec<_>) = objects
+            .into_iter()
+            .filter(|o| o.changed || o.closing || o.alternates.is_some())
+            .partition(|o| o.sa == self.id);
         self.take_over(ctx, own, (local, source));
         let mut by_sa: BTreeMap<u32, Vec<Object>> = BTreeMap::new();
         others.into_iter().for_each(|o| by_sa.entry(o.sa).or_default().push(o));
@@ -608,10 +648,16 @@ impl IkeSa {
         if objects.is_empty() {
             return;
         }
+        let moved = objects.iter().any(|o| o.changed);
         for object in objects {
+            if let Some(list) = object.alternates {
+                self.note_alternates(ctx, &object.what, list);
+            }
             match object.what {
+                _ if !object.changed && !object.closing => {}
                 What::Ike { .. } => {
-                    let Some(remote) = ike_address(&object.halves.remote) else { continue };
+                    // Before its time has come it is not used.
+                    let Some(remote) = ike_address(&object.halves.remote, ctx.now) else { continue };
                     self.mobility.previous = Some((self.local, self.remote));
                     // Where the request itself came from, its answer goes back the same way.
                     let local = if remote == source { local } else { self.local };
@@ -639,10 +685,26 @@ impl IkeSa {
                 }
             }
         }
-        self.want_checks();
-        self.clear_leaving();
-        self.unsettle(ctx);
-        self.refresh(ctx);
+        if moved {
+            self.want_checks(ctx.now);
+            self.clear_leaving(ctx.now);
+            self.unsettle(ctx);
+            self.refresh(ctx);
+        }
+    }
+
+    /// Alternative addresses: those of the IKE SA are for us, those of a Child SA for the layers above (MOBIKE-X 5.5).
+    fn note_alternates(&mut self, ctx: &mut Ctx<'_>, what: &What, list: Half) {
+        match what {
+            What::Ike { .. } => self.mobility.alternates = list,
+            What::Child { id, .. } => {
+                let Some(child) = self.children.iter().find(|c| c.id == *id).map(ChildSa::name) else {
+                    return;
+                };
+                let addresses = list.iter().map(|o| Alternate::new(o, ctx.now)).collect();
+                ctx.event(Event::Alternates { ike: self.name(), child, addresses });
+            }
+        }
     }
 
     /// The paths of a Child SA that a new half of the peer's takes away.
@@ -662,6 +724,7 @@ fn describe(request: &Request, source: SocketAddr) -> String {
     match &request.wish {
         Wish::Add(addr) => format!("{check}add{inner} {}", implicit(addr)),
         Wish::Remove(addr) => format!("{check}remove{inner} {addr}"),
+        Wish::Additional(addr) => format!("{check}additional {addr}"),
         Wish::Update { old, new } => {
             let old = old.map_or_else(|| "all".to_string(), |addr| addr.to_string());
             format!("{check}update{inner} {old} to {}", implicit(new))

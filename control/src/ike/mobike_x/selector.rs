@@ -392,6 +392,48 @@ mod tests {
     }
 
     #[test]
+    fn add_and_remove_ignore_o_and_n() {
+        for kind in [NotifyType::ADD_SA_ADDRESS, NotifyType::REMOVE_SA_ADDRESS] {
+            let read = |ip: IpParameter| parse(&[payload(kind, &[Parameter::Ip(ip)])]).actions;
+            let plain = read(ip("192.0.2.1"));
+            assert_eq!(plain.len(), 1);
+            for odd in [old("192.0.2.1"), new("192.0.2.1"), IpParameter { old: true, ..new("192.0.2.1") }] {
+                assert_eq!(read(odd), plain, "{odd:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_notify_spoils_a_set_that_is_being_built_and_reading_goes_on() {
+        let alone = payload(NotifyType::SELECTOR, &[Parameter::Special(IKE_SA_ALONE)]);
+        let unknown = payload(NotifyType(50_000), &[]);
+        let parsed = parse(&[
+            alone,
+            unknown.clone(),
+            add("192.0.2.1", 1),
+            payload(NotifyType::END_OF_SELECTOR, &[]),
+            unknown,
+            add("192.0.2.2", 2),
+        ]);
+        assert_eq!(parsed.actions.iter().map(|a| a.id).collect::<Vec<_>>(), [Some(2)]);
+        let refused: Vec<_> = parsed.refusals.iter().map(|n| n.kind).collect();
+        assert_eq!(
+            refused,
+            [NotifyType::UNEXPECTED_PAYLOAD_AFTER_SELECTOR, NotifyType::UNACCEPTABLE_PARAMETER]
+        );
+    }
+
+    #[test]
+    fn a_selector_names_something_to_select_by() {
+        let named = [Parameter::Special(IKE_SA_ALONE), Parameter::Id(3)];
+        for (parameters, selects) in [(&named[..], true), (&named[1..], false), (&[], false)] {
+            let parsed = parse(&[payload(NotifyType::SELECTOR, parameters), add("192.0.2.1", 1)]);
+            assert_eq!(!parsed.actions.is_empty(), selects, "{parameters:?}");
+            assert_eq!(parsed.refusals.len(), if selects { 0 } else { 2 });
+        }
+    }
+
+    #[test]
     fn identifiers_are_unique_and_there_are_at_most_sixteen_actions() {
         let parsed = parse(&[add("192.0.2.1", 1), add("192.0.2.2", 1)]);
         assert_eq!((parsed.actions.len(), parsed.refusals.len()), (1, 1));
