@@ -141,8 +141,6 @@ fn an_alternate_address_carries_no_traffic_while_the_current_one_works() {
     for _ in 0..20 {
         world.advance(SECOND);
         assert_eq!(world.carrying(0), [pair(A[0], B[0])]);
-        // A path test is no traffic.
-        assert!(world.hosts[0].sent_to.get(&ip(B[1])).is_none_or(|datagrams| *datagrams <= 1));
     }
     world.cut.insert(ip(B[0]));
     world.advance(20 * SECOND);
