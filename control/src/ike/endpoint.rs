@@ -22,6 +22,7 @@ use super::cookie::Cookies;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect, Ids};
 use super::dispatch::Ignored;
+use super::hints::Complaints;
 use super::mobike::NAT_RETRIES;
 use super::mobike_x::{Request, Scope, Wish};
 use super::network::{LocalAddress, Network};
@@ -181,6 +182,7 @@ pub struct Endpoint {
     notices: Notices,
     saves_keys: bool,
     refusals: BTreeMap<NotifyType, u64>,
+    pub(super) complaints: Complaints,
 }
 
 impl Endpoint {
@@ -209,6 +211,7 @@ impl Endpoint {
             notices: Notices::new(now),
             saves_keys: false,
             refusals: BTreeMap::new(),
+            complaints: Complaints::default(),
         };
         endpoint.install_traps();
         endpoint

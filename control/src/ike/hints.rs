@@ -16,6 +16,25 @@ use super::sa::{IkeSa, Task};
 
 /// A peer is not asked more often than this, however many complain.
 const INTERVAL: Duration = Duration::from_secs(10);
+/// Complaints that are heard in a second: for each, all IKE SAs are looked at.
+const PER_SECOND: u32 = 20;
+
+/// Counts complaints.
+#[derive(Default)]
+pub(super) struct Complaints {
+    since: Option<Instant>,
+    heard: u32,
+}
+
+impl Complaints {
+    fn allow(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|at| now.saturating_duration_since(at) >= Duration::from_secs(1)) {
+            *self = Self { since: Some(now), heard: 0 };
+        }
+        self.heard += 1;
+        self.heard <= PER_SECOND
+    }
+}
 
 impl Endpoint {
     /// An ICMP error says that packets of ours from one address to another do not arrive there.
@@ -51,6 +70,9 @@ impl Endpoint {
     }
 
     fn doubt(&mut self, now: Instant, meant: impl Fn(&IkeSa) -> bool, reason: &str) {
+        if !self.complaints.allow(now) {
+            return;
+        }
         let due = |sa: &IkeSa| {
             let lately = sa.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL);
             !lately && sa.peer().is_some() && sa.rekeyed_by.is_none() && meant(sa)

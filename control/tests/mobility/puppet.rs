@@ -108,6 +108,8 @@ pub struct Puppet {
     pub endpoint: Endpoint,
     pub events: Vec<Event>,
     pub children: BTreeMap<ChildSaId, ChildSaParams>,
+    /// How often the packet path was given other addresses.
+    pub changes: usize,
     /// NAT keepalives of the endpoint.
     pub keepalives: usize,
     heard: Vec<Said>,
@@ -272,6 +274,7 @@ impl Puppet {
             endpoint: Endpoint::new(now, config, [7; 32]),
             events: Vec::new(),
             children: BTreeMap::new(),
+            changes: 0,
             keepalives: 0,
             heard: Vec::new(),
             session: None,
@@ -335,6 +338,7 @@ impl Puppet {
                     self.children.remove(&id);
                 }
                 Output::SetAddresses { children, set } => {
+                    self.changes += 1;
                     for id in children {
                         self.children.get_mut(&id).unwrap().addresses = set.clone();
                     }

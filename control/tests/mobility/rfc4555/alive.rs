@@ -153,7 +153,7 @@ fn a_complaint_makes_us_ask_with_cookie2_and_moves_nothing() {
 
 #[test]
 fn complaints_are_rate_limited_and_end_nothing() {
-    let mut puppet = calling(|_| {}, Nat::Absent, &A[..2], &[]);
+    let mut puppet = calling(|_| {}, Nat::Absent, &A[..1], &[]);
     let mut asked = 0;
     for number in 0..600 {
         complaints(&mut puppet, number);
@@ -166,6 +166,17 @@ fn complaints_are_rate_limited_and_end_nothing() {
     assert!((2..=7).contains(&asked), "{asked} questions in a minute");
     assert!(puppet.is_up());
     assert_eq!(puppet.carrying(), carries(A[0], B[0]));
+    // A flood is cut off before it costs anything, and over a second later.
+    puppet.advance(20 * SECOND);
+    for _ in 0..1000 {
+        let nothing = [1, 2, 3, 4];
+        puppet.shout(over(B[0], A[0]), (IkeSpi::ZERO, IkeSpi::ZERO), false, say(N::INVALID_SPI, nothing));
+    }
+    complaints(&mut puppet, 0);
+    assert!(puppet.said().is_empty());
+    puppet.advance(SECOND);
+    complaints(&mut puppet, 0);
+    assert_eq!(puppet.said().len(), 1);
 }
 
 // ---- 5.2, A.2: who the peer is ---------------------------------------------------------------------------------------

@@ -298,22 +298,24 @@ fn a_likely_nat_is_met_with_udp_and_keepalives_at_once() {
 
 #[test]
 fn a_change_during_an_update_starts_anew() {
-    let mut puppet = calling(|_| {}, Nat::Absent, &A[..1], &[]);
-    puppet.network(&[A[1]]);
-    let first = puppet.one();
-    puppet.network(&[C]);
-    // The request under way goes on from the new address, and the Child SAs are there already.
-    let moved = puppet.one();
-    assert_eq!((moved.header.message_id, moved.from.ip()), (first.header.message_id, ip(C)));
-    assert_eq!(puppet.carrying(), carries(C, B[0]));
-    let refusal = [echo(&first), vec![say(N::UNACCEPTABLE_ADDRESSES, [])]].concat();
-    puppet.answer(&first, &refusal);
-    assert_eq!(puppet.carrying(), carries(C, B[0]), "an answer to the older request moves nothing");
-    let second = puppet.one();
-    assert!(second.says(N::UPDATE_SA_ADDRESSES) && second.from.ip() == ip(C));
-    puppet.answer(&second, &echo(&second));
-    assert_eq!(puppet.carrying(), carries(C, B[0]));
-    assert!(puppet.said().is_empty());
+    for verdict in [vec![say(N::UNACCEPTABLE_ADDRESSES, [])], vec![]] {
+        let mut puppet = calling(|_| {}, Nat::Absent, &A[..1], &[]);
+        puppet.network(&[A[1]]);
+        let first = puppet.one();
+        puppet.network(&[C]);
+        // The request under way goes on from the new address, and the Child SAs are there already.
+        let moved = puppet.one();
+        assert_eq!((moved.header.message_id, moved.from.ip()), (first.header.message_id, ip(C)));
+        assert_eq!(puppet.carrying(), carries(C, B[0]));
+        let changes = puppet.changes;
+        puppet.answer(&first, &[echo(&first), verdict].concat());
+        assert_eq!(puppet.changes, changes, "an answer to the older request moves nothing");
+        let second = puppet.one();
+        assert!(second.says(N::UPDATE_SA_ADDRESSES) && second.from.ip() == ip(C));
+        puppet.answer(&second, &echo(&second));
+        assert_eq!(puppet.carrying(), carries(C, B[0]));
+        assert!(puppet.said().is_empty());
+    }
 }
 
 #[test]

@@ -186,3 +186,28 @@ fn an_unexpected_nat_in_ike_auth_starts_over_several_times() {
     puppet.accept(&auth, &[say(N::MOBIKE_SUPPORTED, [])]);
     assert_eq!(puppet.children.len(), 1, "{}", puppet.story());
 }
+
+#[test]
+fn version_2_holds_to_it_as_well() {
+    let mut world = World::up(
+        61,
+        configs(|c| {
+            strict(c);
+            c.encap = false;
+        }),
+        [&A[..2], &B[..1]],
+    );
+    assert_eq!(world.view(0).mobike, Version::MobikeX);
+    world.advance(3 * SECOND);
+    assert_eq!(world.carrying(0).len(), 2);
+    world.remove(0, A[0]);
+    world.advance(5 * SECOND);
+    assert_eq!(world.carrying(1), [pair(B[0], A[1])]);
+    // Now there is a NAT. Its answers come back, and still nothing that it alters has an effect.
+    world.nat = Some(world::Nat::new("203.0.113.200"));
+    world.add(0, C);
+    world.advance(10 * SECOND);
+    assert!(world.story(0).contains("UNEXPECTED_NAT_DETECTED"), "{}", world.story(0));
+    let known: Vec<_> = world.view(1).children[0].remote_addresses.iter().map(|a| a.addr.ip()).collect();
+    assert_eq!(known, [ip(A[1])]);
+}
