@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::route::{RouteAttribute, RouteFlags, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 use tracing::{debug, warn};
 
 use super::netlink::{HostAddress, Netlink, NetlinkError, PROTOCOL, Rule, is_ours, table_of};
@@ -27,55 +27,57 @@ struct Plan {
     rules: BTreeSet<(Ipv6Addr, u32)>,
 }
 
-/// The rules and routes that are installed.
+/// What is installed. Routes are looked up each time, since the kernel drops them with their interface.
 pub(super) struct SourceRoutes {
     /// The rule of the tunnels: its table, from which those of the uplinks derive, its mark and its priority.
     rule: Rule,
-    installed: Plan,
+    rules: BTreeSet<(Ipv6Addr, u32)>,
 }
 
 impl SourceRoutes {
     /// For a daemon with this rule. What a crash has left in the tables of uplinks goes.
     pub(super) fn new(netlink: &mut Netlink, rule: Rule) -> Self {
         remove_all(netlink, rule);
-        Self { rule, installed: Plan::default() }
+        Self { rule, rules: BTreeSet::new() }
     }
 
     /// Brings rules and routes in line with the machine's.
     pub(super) fn update(&mut self, netlink: &mut Netlink, addresses: &[HostAddress]) {
         match netlink.routes_v6() {
-            Ok(routes) => self.install(netlink, plan(self.rule.table, &routes, addresses)),
+            Ok(routes) => {
+                let of_uplinks = routes.iter().filter(|r| is_copy(r, self.rule.table));
+                let copies = of_uplinks.map(|r| copy(r, table_of(r))).collect::<Vec<_>>();
+                self.install(netlink, &copies, plan(self.rule.table, &routes, addresses));
+            }
             Err(error) => warn!(target: "NET", "{error}"),
         }
     }
 
     /// Routes come before the rules that lead to them and go after them.
-    fn install(&mut self, netlink: &mut Netlink, plan: Plan) {
-        if plan == self.installed {
-            return;
-        }
+    fn install(&mut self, netlink: &mut Netlink, copies: &[RouteMessage], plan: Plan) {
         let rule = |table: u32| Rule { table, ..self.rule };
-        let old = std::mem::replace(&mut self.installed, plan);
-        for route in self.installed.routes.iter().filter(|r| !old.routes.contains(r)) {
+        for route in plan.routes.iter().filter(|r| !copies.contains(r)) {
+            debug!(target: "NET", "adding a route to table {}", table_of(route));
             tell(netlink.add_copy(route));
         }
-        for (addr, table) in self.installed.rules.difference(&old.rules) {
+        for (addr, table) in plan.rules.difference(&self.rules) {
             debug!(target: "NET", "packets from {addr} follow table {table}");
             tell(netlink.add_source_rule(*addr, rule(*table)));
         }
-        for (addr, table) in old.rules.difference(&self.installed.rules) {
+        for (addr, table) in self.rules.difference(&plan.rules) {
             tell(netlink.remove_source_rule(*addr, rule(*table)));
         }
-        for route in old.routes.iter().filter(|r| !self.installed.routes.contains(r)) {
+        for route in copies.iter().filter(|r| !plan.routes.contains(r)) {
             tell(netlink.remove_copy(route));
         }
+        self.rules = plan.rules;
     }
 }
 
 /// Removes the routes in the tables of uplinks. Their rules go with that of the tunnels.
 pub(super) fn remove_all(netlink: &mut Netlink, rule: Rule) {
     let left = netlink.routes_v6().unwrap_or_default();
-    for route in left.iter().filter(|r| is_ours(r) && table_of(r) >> 16 == rule.table) {
+    for route in left.iter().filter(|r| is_copy(r, rule.table)) {
         tell(netlink.remove_copy(route));
     }
 }
@@ -91,6 +93,10 @@ fn uplink_table(table: u32, device: u32) -> u32 {
     table << 16 | (device & 0xffff)
 }
 
+fn is_copy(route: &RouteMessage, table: u32) -> bool {
+    is_ours(route) && table_of(route) >> 16 == table
+}
+
 fn device_of(route: &RouteMessage) -> Option<u32> {
     route
         .attributes
@@ -102,7 +108,12 @@ fn device_of(route: &RouteMessage) -> Option<u32> {
 fn plan(table: u32, routes: &[RouteMessage], addresses: &[HostAddress]) -> Plan {
     let of_system = |r: &&RouteMessage| {
         let h = &r.header;
-        h.address_family == AddressFamily::Inet6 && h.kind == RouteType::Unicast && !is_ours(r)
+        // Who is on the link has no need of a source of ours from elsewhere.
+        let on_link = r.attributes.iter().any(|a| match a {
+            RouteAttribute::Destination(RouteAddress::Inet6(addr)) => addr.is_unicast_link_local(),
+            _ => false,
+        });
+        h.address_family == AddressFamily::Inet6 && h.kind == RouteType::Unicast && !is_ours(r) && !on_link
     };
     let mut uplinks: BTreeMap<u32, Vec<&RouteMessage>> = BTreeMap::new();
     for route in routes.iter().filter(of_system) {
@@ -180,6 +191,7 @@ mod tests {
             addr(wan, "192.0.2.1"),
         ];
         let mut routes = vec![route("::", 0, wan), route("2001:db8:a::", 64, wan), route("fd00::", 64, lan)];
+        routes.push(route("fe80::", 64, wan));
         assert_eq!(plan(220, &routes, &addresses), Plan::default(), "one uplink needs nothing");
         routes.push(route("::", 0, lte));
         let found = plan(220, &routes, &addresses);
