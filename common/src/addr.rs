@@ -53,8 +53,8 @@ pub struct WeightedPath {
     /// The pair of addresses.
     pub path: Path,
     /// Index of the interface by which packets leave; 0 leaves the choice to the routing table. The system binds
-    /// IPv4 to it. For IPv6 it only prefers it among routes of one metric, so a second IPv6 uplink also needs a
-    /// route for its source addresses.
+    /// IPv4 to it. For IPv6 it only prefers it among routes of one metric, so with several IPv6 uplinks the daemon
+    /// adds rules by source address.
     pub device: u32,
     /// UDP encapsulation (RFC 3948); otherwise plain IP protocol 50.
     pub encap: bool,

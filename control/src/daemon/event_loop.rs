@@ -24,7 +24,8 @@ use super::notify::notify;
 use super::operation::Operation;
 use super::routes::Routes;
 use super::sockets::{IkeSockets, Received};
-use super::{DaemonError, Options, needs_raw_esp};
+use super::source_routes::SourceRoutes;
+use super::{DaemonError, Options, needs_raw_esp, rule_of};
 use crate::config::{self, Config, StartAction};
 use crate::ike::{ChildEvent, Command, Endpoint, Event, LocalAddress, Output};
 use crate::logging::LogTap;
@@ -67,6 +68,7 @@ pub(super) struct Daemon {
     pub(super) netlink: Netlink,
     monitor: Monitor,
     routes: Routes,
+    source_routes: SourceRoutes,
     /// When to look at the network again.
     network_at: Option<Instant>,
     /// When that was done last.
@@ -88,7 +90,7 @@ impl Daemon {
         config: Config,
         dataplane: Dataplane,
         sockets: IkeSockets,
-        (netlink, monitor): (Netlink, Monitor),
+        (mut netlink, monitor): (Netlink, Monitor),
         keys: Option<KeyFile>,
     ) -> Result<Self, DaemonError> {
         let system = |what: &'static str| move |error| DaemonError::System(what, error);
@@ -118,6 +120,7 @@ impl Daemon {
             .map_err(|error| DaemonError::System("no random seed", io::Error::other(error)))?;
         let now = Instant::now();
         let routes = Routes::new(dataplane.tun_index(), config.daemon.table);
+        let source_routes = SourceRoutes::new(&mut netlink, rule_of(&config));
         let mut endpoint = Endpoint::new(now, config.clone(), seed);
         if keys.is_some() {
             endpoint.save_keys();
@@ -139,6 +142,7 @@ impl Daemon {
             netlink,
             monitor,
             routes,
+            source_routes,
             network_at: None,
             network_seen: now,
             looks: LOOKS_AT_ONCE,
@@ -404,6 +408,7 @@ impl Daemon {
         let links = self.netlink.links()?;
         let destinations = self.netlink.destinations(self.config.daemon.table)?;
         let tun = self.dataplane.tun_index();
+        self.source_routes.update(&mut self.netlink, &addresses);
         self.devices = addresses.iter().map(|a| (a.addr, a.device)).collect();
         let usable = addresses.into_iter().filter(|a| a.device != tun);
         let found = usable.filter_map(|a| {

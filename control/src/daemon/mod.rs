@@ -14,6 +14,7 @@ mod notify;
 mod operation;
 mod routes;
 mod sockets;
+mod source_routes;
 
 use std::io;
 use std::path::PathBuf;
@@ -117,7 +118,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
     })?;
     let sockets = IkeSockets::open(settings.port, settings.mark, dataplane.control_sockets())?;
     netlink.set_link_up(dataplane.tun_index(), settings.mtu)?;
-    let rule = Rule { priority: settings.priority, mark: settings.mark, table: settings.table };
+    let rule = rule_of(&config);
     let monitor = Monitor::new()?;
     // From here on there is something to take back.
     let outcome = netlink
@@ -125,8 +126,13 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         .map_err(DaemonError::from)
         .and_then(|()| Daemon::new(options, config, dataplane, sockets, (netlink, monitor), keys))
         .and_then(Daemon::run);
-    // Routes went with the TUN device.
-    if let Err(error) = Netlink::new().and_then(|mut netlink| netlink.remove_rule(rule)) {
+    // Routes into the tunnels went with the TUN device.
+    let removed = Netlink::new().and_then(|mut netlink| {
+        netlink.remove_rule(rule)?;
+        source_routes::remove_all(&mut netlink, rule);
+        Ok(())
+    });
+    if let Err(error) = removed {
         warn!(target: "NET", "{error}");
     }
     outcome
@@ -137,6 +143,11 @@ fn load(options: &Options) -> Result<Config, DaemonError> {
         let lines: Vec<_> = errors.iter().map(ToString::to_string).collect();
         DaemonError::Config(lines.join("\n"))
     })
+}
+
+fn rule_of(config: &Config) -> Rule {
+    let d = &config.daemon;
+    Rule { priority: d.priority, mark: d.mark, table: d.table }
 }
 
 /// Plain ESP (IP protocol 50) only comes where UDP encapsulation is not forced.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use netlink_packet_core::{
@@ -221,11 +221,10 @@ impl Netlink {
             request.header.address_family = family;
             for answer in self.dump("list routes", RouteNetlinkMessage::GetRoute(request))? {
                 let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-                let (mut device, mut table, mut destination) = (None, u32::from(route.header.table), any);
+                let (mut device, mut destination) = (None, any);
                 for attribute in &route.attributes {
                     match attribute {
                         RouteAttribute::Oif(index) => device = Some(*index),
-                        RouteAttribute::Table(number) => table = *number,
                         RouteAttribute::Destination(RouteAddress::Inet(addr)) => destination = (*addr).into(),
                         RouteAttribute::Destination(RouteAddress::Inet6(addr)) => {
                             destination = (*addr).into()
@@ -235,7 +234,8 @@ impl Netlink {
                 }
                 let known = found.values().map(Vec::len).sum::<usize>();
                 if let Some(device) = device
-                    && table != without
+                    && table_of(&route) != without
+                    && !is_ours(&route)
                     && route.header.kind == RouteType::Unicast
                     && known < DESTINATIONS_MAX
                 {
@@ -247,6 +247,51 @@ impl Netlink {
             }
         }
         Ok(found)
+    }
+
+    /// All IPv6 routes.
+    pub(super) fn routes_v6(&mut self) -> Result<Vec<RouteMessage>, NetlinkError> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet6;
+        let answers = self.dump("list IPv6 routes", RouteNetlinkMessage::GetRoute(request))?;
+        let routes = answers.into_iter().filter_map(|answer| match answer {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        });
+        Ok(routes.collect())
+    }
+
+    /// Adds a route as it stands.
+    pub(super) fn add_copy(&mut self, route: &RouteMessage) -> Result<(), NetlinkError> {
+        let what = format!("add a route to table {}", table_of(route));
+        self.change(&what, RouteNetlinkMessage::NewRoute(route.clone()), NLM_F_CREATE | NLM_F_REPLACE)
+    }
+
+    /// Removes a route as it stands; one that is gone already is no error.
+    pub(super) fn remove_copy(&mut self, route: &RouteMessage) -> Result<(), NetlinkError> {
+        let what = format!("remove a route from table {}", table_of(route));
+        match self.change(&what, RouteNetlinkMessage::DelRoute(route.clone()), 0) {
+            Err(error) if error.is(libc::ESRCH) || error.is(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// The rule `from ADDR fwmark MARK lookup TABLE`.
+    pub(super) fn add_source_rule(&mut self, addr: Ipv6Addr, rule: Rule) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewRule(source_rule_message(addr, rule));
+        match self.change(&format!("add a rule for {addr}"), message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.is(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Removes such a rule; one that is gone already is no error.
+    pub(super) fn remove_source_rule(&mut self, addr: Ipv6Addr, rule: Rule) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelRule(source_rule_message(addr, rule));
+        match self.change(&format!("remove the rule for {addr}"), message, 0) {
+            Err(error) if error.is(libc::ENOENT) => Ok(()),
+            other => other,
+        }
     }
 
     /// Installs the rule for both families, in the place of left-overs.
@@ -263,11 +308,14 @@ impl Netlink {
         Ok(())
     }
 
-    /// Removes the rule, however often it is there. Only rules with our protocol mark match.
+    /// Removes the rule, however often it is there, and those of source addresses, which have its priority and mark.
+    /// Only rules with our protocol mark match.
     pub fn remove_rule(&mut self, rule: Rule) -> Result<(), NetlinkError> {
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             loop {
-                let message = RouteNetlinkMessage::DelRule(rule_message(family, rule));
+                let mut message = rule_message(family, rule);
+                message.attributes.retain(|a| !matches!(a, RuleAttribute::Table(_)));
+                let message = RouteNetlinkMessage::DelRule(message);
                 match self.change("remove a rule", message, 0) {
                     Ok(()) => {}
                     Err(error) if error.is(libc::ENOENT) || error.is(libc::EAFNOSUPPORT) => break,
@@ -438,7 +486,7 @@ fn only_ours(mut datagram: &[u8]) -> bool {
         let ours = match &message.payload {
             NetlinkPayload::InnerMessage(
                 RouteNetlinkMessage::NewRoute(route) | RouteNetlinkMessage::DelRoute(route),
-            ) => route.header.protocol == RouteProtocol::Other(PROTOCOL),
+            ) => is_ours(route),
             _ => false,
         };
         if !ours {
@@ -485,6 +533,25 @@ fn rule_message(family: AddressFamily, rule: Rule) -> RuleMessage {
         RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
     ];
     message
+}
+
+fn source_rule_message(addr: Ipv6Addr, rule: Rule) -> RuleMessage {
+    let mut message = rule_message(AddressFamily::Inet6, rule);
+    message.header.flags = RuleFlags::empty();
+    message.header.src_len = 128;
+    message.attributes.push(RuleAttribute::Source(addr.into()));
+    message
+}
+
+/// Whether a route was installed by this program.
+pub(super) fn is_ours(route: &RouteMessage) -> bool {
+    route.header.protocol == RouteProtocol::Other(PROTOCOL)
+}
+
+/// The table that a route is in.
+pub(super) fn table_of(route: &RouteMessage) -> u32 {
+    let number = |a: &RouteAttribute| if let RouteAttribute::Table(table) = a { Some(*table) } else { None };
+    route.attributes.iter().find_map(number).unwrap_or(route.header.table.into())
 }
 
 fn route_message(route: Route) -> RouteMessage {
@@ -621,10 +688,22 @@ mod tests {
         let peer = "2001:db8::9".parse().unwrap();
         assert_eq!(netlink.route_source(peer, rule.mark).unwrap(), Some("2001:db8::1".parse().unwrap()));
 
+        // Rules of source addresses: twice is once, and they go with the other one.
+        let (addr, of_uplink) = ("2001:db8::1".parse().unwrap(), Rule { table: 9999, ..rule });
+        for _ in 0..2 {
+            netlink.add_source_rule(addr, of_uplink).unwrap();
+        }
+        assert_eq!(ip("-6 rule show").matches("from 2001:db8::1 fwmark 0x6d6b lookup 9999").count(), 1);
+        netlink.remove_source_rule(addr, of_uplink).unwrap();
+        netlink.remove_source_rule(addr, of_uplink).unwrap();
+        assert!(!ip("-6 rule show").contains("9999") && ip("-6 rule show").contains("lookup 220"));
+        netlink.add_source_rule(addr, of_uplink).unwrap();
+
         netlink.remove_route(route("0.0.0.0", 0, None)).unwrap();
         netlink.remove_route(route("0.0.0.0", 0, None)).unwrap();
         netlink.remove_rule(rule).unwrap();
         netlink.remove_rule(rule).unwrap();
         assert!(!ip("rule show").contains("fwmark") && ip("rule show").contains("lookup 99"));
+        assert!(!ip("-6 rule show").contains("fwmark"));
     }
 }
