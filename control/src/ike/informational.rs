@@ -103,7 +103,10 @@ impl IkeSa {
                 self.handle_check_response(ctx, (remote, &cookie, rebound), payloads, only_there)
             }
             _ => {
-                self.note_nat(ctx, payloads);
+                // Over another pair than it was made for, NAT_DETECTION would see a NAT everywhere.
+                if only_there {
+                    self.note_nat(ctx, payloads);
+                }
                 Ok(())
             }
         }

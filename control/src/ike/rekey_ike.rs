@@ -94,6 +94,16 @@ impl IkeSa {
             // What was left undone when this one was replaced.
             sa.tasks.push_back(Task::Reconcile);
         }
+        match self.pending.as_ref().map(|p| &p.exchange) {
+            // The answer will not come any more.
+            Some(Exchange::Actions(_)) if sa.behind_nat => sa.mobility.remapped = true,
+            Some(Exchange::Actions(_)) => sa.mobility.tell_all = true,
+            Some(Exchange::Update(_) | Exchange::Announce) => {
+                sa.mobility.update_wanted |= sa.mobility.decides;
+                sa.mobility.announced.clear();
+            }
+            _ => {}
+        }
         sa.local_id = self.local_id.clone();
         sa.suite = Some(suite);
         sa.keys = Some(keys);

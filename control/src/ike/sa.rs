@@ -461,9 +461,9 @@ impl IkeSa {
             Task::RekeyIke => self.start_rekey_ike(ctx),
             Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
             Task::Liveness => {
-                // A new mapping of the NAT in front of us shows in the answer (RFC 4555 3.8).
+                // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
                 let detection = self.nat_detection(self.local, self.remote);
-                let watch = self.behind_nat && self.mobility.version != Version::None;
+                let watch = self.mobility.version != Version::None;
                 let payloads = if watch { &detection[..] } else { &[] };
                 self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness, payloads).map(drop)
             }
