@@ -32,8 +32,8 @@ pub struct Model {
     crashed: bool,
     /// A peer was given up for dead.
     given_up: bool,
-    /// An SA has ended.
-    pub ended: bool,
+    /// How many SAs have ended.
+    pub ends: u32,
     /// Since when the network is as good as it gets, if it is.
     pub whole_since: Option<Instant>,
     /// By hand or by force, addresses are not simply those that the hosts have.
@@ -50,7 +50,7 @@ impl Model {
             deleted: false,
             crashed: false,
             given_up: false,
-            ended: false,
+            ends: 0,
             whole_since: None,
             meddled: false,
             events: [0; 2],
@@ -63,7 +63,10 @@ impl Model {
             Step::Down { .. } => self.deleted = true,
             // Lifetimes are longer than an hour.
             Step::Jump { seconds } => self.deleted |= seconds > 3000,
-            Step::Crash { .. } => (self.crashed, self.ended) = (true, true),
+            Step::Crash { .. } => {
+                self.crashed = true;
+                self.ends += 1;
+            }
             Step::HandAdd { host, addr, check } | Step::HandUpdate { host, new: addr, check, .. } => {
                 self.meddled |= !check;
                 self.named[host].extend((!check).then(|| ip(self.setup.addr(host, addr))));
@@ -117,7 +120,7 @@ impl Model {
                 let (Event::IkeDown { reason, .. } | Event::ChildDown { reason, .. }) = event else {
                     continue;
                 };
-                self.ended = true;
+                self.ends += 1;
                 if reason.contains("does not answer") {
                     self.given_up = true;
                     let waited = self.whole_since.map(|since| world.now.saturating_duration_since(since));
@@ -249,16 +252,20 @@ impl Model {
         if !self.setup.extended || self.meddled {
             return None;
         }
+        let translated = |addr: &IpAddr| host == 1 && addr.is_ipv4() && world.nat.is_some();
         let shown = |addr: &IpAddr| match &world.nat {
-            Some(nat) if host == 1 && addr.is_ipv4() => nat.outside,
+            Some(nat) if translated(addr) => nat.outside,
             _ => *addr,
         };
         let of_peer = &world.hosts[1 - host].addresses;
-        // What cannot be reached for want of an address of its family may be left out.
+        // What cannot be reached for want of an address of its family may be left out, and so may what a host cannot know
+        // to be translated: a public address while it talks over IPv6.
         let reachable =
             |addr: &&IpAddr| world.hosts[host].addresses.iter().any(|a| a.is_ipv4() == addr.is_ipv4());
-        let must: BTreeSet<IpAddr> = of_peer.iter().filter(reachable).map(shown).collect();
-        let may: BTreeSet<IpAddr> = of_peer.iter().map(shown).collect();
+        let knowable = |addr: &&IpAddr| self.setup.private || !translated(addr);
+        let must: BTreeSet<IpAddr> = of_peer.iter().filter(reachable).filter(knowable).map(shown).collect();
+        let mut may: BTreeSet<IpAddr> = of_peer.iter().map(shown).collect();
+        may.extend(of_peer.iter().filter(|addr| !knowable(addr)));
         let known: BTreeSet<IpAddr> = sa.children[0].remote_addresses.iter().map(|v| v.addr.ip()).collect();
         // Where a NAT was, the peer may be thought to be as well.
         let was = |addr: &IpAddr| host == 1 && world.outsides.contains(addr);
