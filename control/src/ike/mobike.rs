@@ -151,7 +151,7 @@ impl IkeSa {
         let here = self.local.ip();
         self.candidates(ctx)
             .into_iter()
-            .filter(|a| *a != here && !(is_private(*a) && !is_private(self.remote.ip())))
+            .filter(|a| *a != here && (!is_private(*a) || is_private(self.remote.ip())))
             .map(|a| {
                 Payload::Notify(match a {
                     IpAddr::V4(a) => Notify::new(NotifyType::ADDITIONAL_IP4_ADDRESS, a.octets().to_vec()),

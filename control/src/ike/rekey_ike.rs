@@ -1,5 +1,7 @@
 //! Rekeying of the IKE SA (RFC 7296 1.3.2, 2.8.2, 2.18).
 
+use std::time::Duration;
+
 use mobikex_common::alg::{IkeSuite, KeyExchange};
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
@@ -101,6 +103,10 @@ impl IkeSa {
             Some(Exchange::Update(_) | Exchange::Announce) => {
                 sa.mobility.update_wanted |= sa.mobility.decides;
                 sa.mobility.announced.clear();
+            }
+            // Not at once: there may have been a datagram just now (M6 of the threats).
+            Some(Exchange::Check { remote, .. }) => {
+                sa.retries.push((ctx.now + Duration::from_secs(1), Task::Check(*remote)));
             }
             _ => {}
         }

@@ -28,8 +28,8 @@ fn source(world: &mut World, to: usize, local: IpAddr) -> SocketAddr {
     let own = world.hosts[1 - to].addresses.iter().copied().find(|a| a.is_ipv4() == local.is_ipv4());
     let made_up: Vec<IpAddr> =
         MADE_UP.iter().map(|a| ip(a)).filter(|a| a.is_ipv4() == local.is_ipv4()).collect();
-    let addr = own.filter(|_| dice % 2 == 0).unwrap_or(made_up[dice as usize / 2 % made_up.len()]);
-    SocketAddr::new(addr, if dice % 3 == 0 { 4500 } else { (dice >> 16) as u16 })
+    let addr = own.filter(|_| dice.is_multiple_of(2)).unwrap_or(made_up[dice as usize / 2 % made_up.len()]);
+    SocketAddr::new(addr, if dice.is_multiple_of(3) { 4500 } else { (dice >> 16) as u16 })
 }
 
 /// Hands a host a datagram of the attacker's and sees to it that nothing comes of it (M1): at most an answer, and no
@@ -65,8 +65,8 @@ pub fn replay(world: &mut World, datagrams: u32) {
     for _ in 0..datagrams {
         if !known.is_empty() {
             // The latest ones are those that might still fit.
-            let back =
-                world.random() as usize % known.len().min(if world.random() % 2 == 0 { 4 } else { 400 });
+            let back = world.random() as usize
+                % known.len().min(if world.random().is_multiple_of(2) { 4 } else { 400 });
             let (to, datagram) = &known[known.len() - 1 - back];
             inject(world, *to, datagram);
         }
