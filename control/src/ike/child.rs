@@ -138,13 +138,6 @@ impl ChildSa {
         }
     }
 
-    /// Makes the next comparison of address sets find a difference.
-    pub(super) fn touch(&mut self) {
-        if self.selectors_changed {
-            self.addresses.paths.clear();
-        }
-    }
-
     /// What our policy lets the peer's side of this SA be.
     pub(super) fn permitted_remote(&self) -> Vec<TrafficSelector> {
         let any = |ts: &TrafficSelector| {
@@ -305,6 +298,11 @@ impl IkeSa {
             copy_df: child.config.copy_df,
             copy_dscp: child.config.copy_dscp,
         };
+        if old.is_none() && self.mobility.announced.len() > 1 {
+            // A new set starts with one pair: the peer is to hear of our other addresses for this one too.
+            self.mobility.tell_all = true;
+            self.tasks.push_back(Task::Reconcile);
+        }
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
         if outbound {
             self.outbound_only(policy, None);

@@ -103,23 +103,27 @@ impl IkeSa {
             Ok(opened) => opened,
             Err(ignored) => return Ok(Err(ignored)),
         };
-        self.last_heard = ctx.now;
         if retransmission {
+            // It may be an attacker's who repeats it: no sign of life (RFC 7296 2.4 wants a fresh message).
             if let Some(answer) = self.last_response.clone() {
                 debug!(target: "IKE", "{} retransmitting response {}", self.name(), header.message_id);
                 ctx.transmit(addresses.0, addresses.1, addresses.2, answer);
             }
             return Ok(Ok(()));
         }
+        self.last_heard = ctx.now;
         if !permitted(&self.state, header.exchange, false) {
             return Ok(Err(Ignored::WrongState));
         }
         if header.exchange == ExchangeType::IKE_AUTH {
             // The initiator may have moved to the port with the marker (RFC 7296 2.23).
             (self.local, self.remote, self.nat_t) = addresses;
+        } else if self.mobility.adrift {
+            self.follow_initiator(ctx, (addresses.0, addresses.1));
         } else {
             self.follow_nat(ctx, (addresses.0, addresses.1));
         }
+        self.try_there(ctx, (addresses.0, addresses.1), datagram.len());
         self.answer_over = Some(addresses);
         let payloads = match payloads {
             Ok(payloads) => payloads,
@@ -236,7 +240,7 @@ impl IkeSa {
         let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
         let only_there = pending.targets == 1;
         if !only_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
-            self.found_working(ctx.now, addresses);
+            self.found_working(ctx, addresses);
         }
         match pending.exchange {
             Exchange::Init => {}

@@ -115,6 +115,17 @@ impl IkeSa {
 
     /// Learns from the peer's NAT_DETECTION whether ESP needs UDP. Returns whether the peer can do it.
     pub(super) fn detect_nat(&mut self, payloads: &[Payload]) -> bool {
+        self.detect_nat_among(payloads, &[self.local], &[self.remote])
+    }
+
+    /// As [`Self::detect_nat`], for a message that was made for one pair of these addresses, ours and the peer's, and may
+    /// have come over another one.
+    pub(super) fn detect_nat_among(
+        &mut self,
+        payloads: &[Payload],
+        ours: &[SocketAddr],
+        theirs: &[SocketAddr],
+    ) -> bool {
         let hashes = |kind: NotifyType| {
             payloads.iter().filter_map(move |p| match p {
                 // Anything but 20 octets is no hash (RFC 7296 2.23).
@@ -128,14 +139,15 @@ impl IkeSa {
             return false;
         }
         let before = (self.encap, self.behind_nat);
-        let remote = nat_hash(self.spi_i, self.spi_r, self.remote);
-        let local = nat_hash(self.spi_i, self.spi_r, self.local);
-        let peer_behind_nat = !hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == remote);
+        let (spi_i, spi_r) = (self.spi_i, self.spi_r);
+        let hash = |addr| nat_hash(spi_i, spi_r, addr);
+        let source = |addr| hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == hash(addr));
+        let peer_behind_nat = !theirs.iter().any(|a| source(*a));
         // An all-zero port is how encapsulation is asked for without a NAT.
-        let asked = nat_hash(self.spi_i, self.spi_r, SocketAddr::new(self.remote.ip(), 0));
-        self.peer_behind_nat =
-            peer_behind_nat && !hashes(NotifyType::NAT_DETECTION_SOURCE_IP).any(|h| h == asked);
-        self.behind_nat = !hashes(NotifyType::NAT_DETECTION_DESTINATION_IP).any(|h| h == local);
+        let asked = theirs.iter().any(|a| source(SocketAddr::new(a.ip(), 0)));
+        self.peer_behind_nat = peer_behind_nat && !asked;
+        let destination = |addr| hashes(NotifyType::NAT_DETECTION_DESTINATION_IP).any(|h| h == hash(addr));
+        self.behind_nat = !ours.iter().any(|a| destination(*a));
         self.encap = self.conn.encap || peer_behind_nat || self.behind_nat;
         if before == (self.encap, self.behind_nat) {
             return true;

@@ -160,7 +160,7 @@ impl IkeSa {
     fn additional_addresses(&self, ctx: &Ctx<'_>, here: IpAddr) -> Vec<Payload> {
         self.candidates(ctx)
             .into_iter()
-            .filter(|a| *a != here)
+            .filter(|a| *a != here && (!is_private(*a) || is_private(self.remote.ip())))
             .map(|a| {
                 Payload::Notify(match a {
                     IpAddr::V4(a) => Notify::new(NotifyType::ADDITIONAL_IP4_ADDRESS, a.octets().to_vec()),
@@ -239,6 +239,7 @@ impl IkeSa {
         } else {
             // The one case in which a responder moves SAs by itself.
             self.change_halves(ctx, |_| true, |halves| *halves = Halves::single(next.local, next.remote));
+            self.mobility.adrift = true;
         }
     }
 
@@ -250,7 +251,9 @@ impl IkeSa {
         answered: Path,
         only_there: bool,
     ) {
-        self.note_nat(ctx, payloads);
+        if only_there {
+            self.note_nat(ctx, payloads);
+        }
         let refused = notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some();
         if refused && self.mobility.nat_retries >= NAT_RETRIES {
             info!(target: "IKE", "{} the peer does not hear of our addresses, a NAT is in the way", self.name());
@@ -348,8 +351,8 @@ impl IkeSa {
         self.mobility.refused_pairs.clear();
         self.mobility.untold = false;
         self.mobility.agreed = Some(path(update.local, update.remote));
-        self.note_nat(ctx, payloads);
         if only_there {
+            self.note_nat(ctx, payloads);
             self.mobility.checks.insert(update.remote, Check::Passed);
         } else {
             // Which of the pairs the peer has taken is not known (RFC 4555 3.7): once more, over this one alone.
@@ -389,21 +392,52 @@ impl IkeSa {
     pub(super) fn note_nat(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) {
         let Some(seen) = notify(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP) else { return };
         let before = self.mobility.seen.replace(seen.data.clone());
+        let was_behind = self.behind_nat;
         if self.detect_nat(payloads) {
-            let moved = before.is_some_and(|b| b != seen.data);
+            // Another SA has other hashes, but whether there is a NAT does not depend on them.
+            let moved = before.is_some_and(|b| b != seen.data) || self.behind_nat != was_behind;
             let may_tell = match self.mobility.version {
                 Version::None => false,
                 Version::Mobike => self.mobility.decides,
                 Version::MobikeX => true,
             };
-            if moved && self.behind_nat && may_tell {
-                info!(target: "IKE", "{} the NAT in front of us has a new mapping", self.name());
+            if moved && (self.behind_nat || was_behind) && may_tell {
+                info!(target: "IKE", "{} the peer sees us elsewhere: a NAT has changed", self.name());
                 let extended = self.mobility.version == Version::MobikeX;
                 (self.mobility.update_wanted, self.mobility.remapped) = (!extended, extended);
                 self.tasks.push_back(Task::Reconcile);
             }
             self.refresh(ctx);
         }
+    }
+
+    /// The responder of version 1 has moved by itself, which the initiator need not have noticed: where that one is heard
+    /// from is where both are.
+    pub(super) fn follow_initiator(&mut self, ctx: &mut Ctx<'_>, (local, remote): (SocketAddr, SocketAddr)) {
+        self.mobility.adrift = false;
+        if (self.local, self.remote) == (local, remote) || !self.acceptable(ctx, remote.ip()) {
+            return;
+        }
+        info!(target: "IKE", "{} the initiator is at {}", self.name(), path(local, remote));
+        self.retarget(ctx, local, remote);
+        let own = self.own(ctx, local);
+        self.peer_moved(ctx, |halves| {
+            halves.local.update(Replaces::All, own);
+            halves.remote.update(Replaces::All, Outer::new(remote));
+        });
+    }
+
+    /// A request may have been made for another pair of addresses than it has come over.
+    pub(super) fn detect_nat_of_request(&mut self, ctx: &Ctx<'_>, payloads: &[Payload]) {
+        let ours: Vec<SocketAddr> = ctx
+            .network
+            .had()
+            .chain([self.local.ip()])
+            .map(|a| SocketAddr::new(a, self.local.port()))
+            .collect();
+        let retired = self.children.iter().flat_map(|c| c.retired.iter().map(|(p, _)| p.remote));
+        let theirs: Vec<SocketAddr> = self.peer_addresses(ctx.now).into_iter().chain(retired).collect();
+        self.detect_nat_among(payloads, &ours, &theirs);
     }
 
     // ---- the peer's side -----------------------------------------------------------------------------------------------
@@ -470,7 +504,7 @@ impl IkeSa {
             debug!(target: "IKE", "{} the peer's additional addresses: [{}]", self.name(), shown.join(" "));
             if self.mobility.decides && !self.mobility.alternates.has(self.remote.ip()) {
                 // The announced set lacks what is in use (RFC 4555 3.5): look for the peer elsewhere.
-                self.found_working(ctx.now, (local, remote));
+                self.found_working(ctx, (local, remote));
             }
         }
         notify(payloads, NotifyType::UPDATE_SA_ADDRESSES)?;
@@ -486,9 +520,10 @@ impl IkeSa {
         }
         info!(target: "IKE", "{} the peer moves to {remote}", self.name());
         self.mobility.previous = Some((self.local, self.remote));
+        self.mobility.adrift = false;
         (self.local, self.remote) = (local, remote);
         if with_nat {
-            self.detect_nat(payloads);
+            self.detect_nat_of_request(ctx, payloads);
         }
         let own = self.own(ctx, local);
         self.peer_moved(ctx, |halves| {
@@ -502,15 +537,15 @@ impl IkeSa {
     /// In transport mode a move changes what the SA carries, which version 1 does not negotiate: the policy must permit
     /// the new address as it did the old one.
     fn transport_permits(&self, addr: IpAddr) -> bool {
-        let transport = self.children.iter().filter(|c| c.mode == Mode::Transport);
-        transport.flat_map(|c| c.permitted_remote()).all(|ts| ts.contains_addr(addr))
+        let mut transport = self.children.iter().filter(|c| c.mode == Mode::Transport);
+        transport.all(|c| c.permitted_remote().iter().any(|ts| ts.contains_addr(addr)))
     }
 
-    /// Addresses that were replaced by ones that are checked already are not needed any longer.
+    /// Addresses that were replaced are not needed any longer where there is one that is checked already.
     pub(super) fn clear_leaving(&mut self, now: Instant) {
         let checks = &self.mobility.checks;
         for child in &mut self.children {
-            if child.halves.remote.iter().all(|o| checks.get(&o.addr) == Some(&Check::Passed)) {
+            if child.halves.remote.iter().any(|o| checks.get(&o.addr) == Some(&Check::Passed)) {
                 child.leaving.clear();
             }
         }

@@ -23,7 +23,7 @@ use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sa::{Exchange, Gone, IkeSa, Pending, Task, Via};
 use super::sets::{self, Check, Knowledge};
 use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
@@ -40,6 +40,12 @@ const REORDER: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 pub(super) const CHECK_TRIES: u32 = 3;
 /// How long a check takes at most.
 const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
+/// Between two tellings of the addresses that the peer should know, doubled each time up to the second value.
+pub(super) const TELL_AGAIN: Duration = Duration::from_secs(30);
+const TELL_AT_MOST: Duration = Duration::from_secs(600);
+/// Between two new sources of a NATed peer's that are followed, doubled each time up to the second value.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
+const FOLLOW_AT_MOST: Duration = Duration::from_secs(64);
 /// Pairs of addresses over which one request is sent at most.
 const MAX_ROUTES: usize = 8;
 
@@ -93,6 +99,14 @@ pub(super) struct Mobility {
     pub(super) tests: usize,
     /// When the traffic of the paths is read next.
     reading_at: Option<Instant>,
+    /// How long after that it hears of all of them once more.
+    pub(super) tell_pause: Duration,
+    /// The peer shall hear of all addresses, and forget others.
+    pub(super) tell_all: bool,
+    /// Version 1: the responder has moved by itself and waits to hear from the initiator.
+    pub(super) adrift: bool,
+    /// When a new source was followed last, and how long no other one is.
+    followed: Option<(Instant, Duration)>,
     unsettled_until: Option<Instant>,
 }
 
@@ -124,6 +138,10 @@ impl Mobility {
             tests_at: None,
             tests: 0,
             reading_at: None,
+            tell_pause: TELL_AGAIN,
+            tell_all: false,
+            adrift: false,
+            followed: None,
             unsettled_until: None,
         }
     }
@@ -214,11 +232,17 @@ impl IkeSa {
         for index in 0..self.children.len() {
             let set = self.address_set(ctx, &self.children[index]);
             let child = &mut self.children[index];
-            if set == child.addresses || set.paths.is_empty() {
+            // An address without a counterpart makes no path, but it is a selector all the same.
+            let selectors = child.follow_selectors();
+            if set.paths.is_empty() {
+                child.selectors_changed = selectors;
+                continue;
+            }
+            if set == child.addresses && !selectors {
                 continue;
             }
             child.addresses = AddressSet { generation: child.addresses.generation + 1, ..set };
-            if child.follow_selectors() {
+            if selectors || child.mode == Mode::Transport {
                 transport.push(child.id);
                 continue;
             }
@@ -305,6 +329,9 @@ impl IkeSa {
             self.mobility.unsettled_until = None;
             changed = true;
         }
+        if self.tell_again_at().is_some_and(|at| at <= ctx.now) {
+            self.tell_again(ctx);
+        }
         changed |= self.children.iter().any(|c| c.next_address_change().is_some_and(|at| at <= ctx.now));
         if self.mobility.probes() {
             for path in self.mobility.table.expire(ctx.now) {
@@ -335,6 +362,7 @@ impl IkeSa {
         let probes = self.mobility.probes() && self.carrier().is_some();
         [
             self.mobility.unsettled_until,
+            self.tell_again_at(),
             self.mobility.table.next_timeout().filter(|_| probes),
             self.mobility.reading_at.filter(|_| probes && self.reads_rates()),
             self.path_test_at(),
@@ -352,7 +380,11 @@ impl IkeSa {
 
     fn send_probes(&mut self, ctx: &mut Ctx<'_>) {
         let Some(child) = self.carrier().map(|c| c.id) else { return };
-        for probe in self.mobility.table.due(ctx.now, || ctx.rng.next_u64()) {
+        // Where the peer has not been shown to be, probes would come on top of the checks (M6 of the threats).
+        let required = self.conn.return_routability == ReturnRoutability::Required;
+        let checks = &self.mobility.checks;
+        let may = |p: &Path| !required || checks.get(&p.remote) == Some(&Check::Passed);
+        for probe in self.mobility.table.due(ctx.now, may, || ctx.rng.next_u64()) {
             let device = ctx.network.device(probe.path.local.ip());
             let echo = Echo {
                 response: false,
@@ -430,9 +462,18 @@ impl IkeSa {
             c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
                 || c.retired.iter().any(|(p, _)| p.remote == path.remote)
         });
-        if known || !self.peer_behind_nat || !self.acceptable(ctx, path.remote.ip()) {
+        let other_family = path.remote.is_ipv4() != self.remote.is_ipv4();
+        if known || other_family || !self.peer_behind_nat || !self.acceptable(ctx, path.remote.ip()) {
             return;
         }
+        // A peer with two addresses behind one NAT shows up at two ports in turn: no reason to follow each time.
+        let (since, pause) = self.mobility.followed.unwrap_or((ctx.now, Duration::ZERO));
+        let quiet = ctx.now.saturating_duration_since(since);
+        if quiet < pause {
+            return;
+        }
+        let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
+        self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
         self.add_task(ctx, Task::Check(path.remote));
     }
 
@@ -444,6 +485,22 @@ impl IkeSa {
         if late && addr != self.local.ip() && self.mobility.announced.remove(&addr) {
             self.add_task(ctx, Task::Reconcile);
         }
+    }
+
+    /// When all our addresses are told to the peer once more: a request may have been lost with the IKE SA that carried
+    /// it, and the peer may have dropped an address for want of an answer. Seldom and seldom, unless something changes.
+    fn tell_again_at(&self) -> Option<Instant> {
+        self.mobility
+            .told_at
+            .filter(|_| self.mobility.version == Version::MobikeX)
+            .map(|at| at + self.mobility.tell_pause)
+    }
+
+    fn tell_again(&mut self, ctx: &mut Ctx<'_>) {
+        self.mobility.told_at = Some(ctx.now);
+        self.mobility.tell_pause = (self.mobility.tell_pause * 2).min(TELL_AT_MOST);
+        self.mobility.tell_all = true;
+        self.tasks.push_back(Task::Reconcile);
     }
 
     /// IKE messages go over a pair that works, if the current one does not, and not from an address that the peer refuses
@@ -478,12 +535,11 @@ impl IkeSa {
             return;
         }
         (self.local, self.remote) = (local, remote);
-        if let Some(pending) = &mut self.pending {
+        // What goes over a pair of its own stays there.
+        if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
             pending.targets += 1;
             let datagram = pending.datagram.clone();
-            if pending.via.is_none() {
-                ctx.transmit(self.local, self.remote, self.nat_t, datagram);
-            }
+            ctx.transmit(self.local, self.remote, self.nat_t, datagram);
         }
     }
 
@@ -548,10 +604,30 @@ impl IkeSa {
         found
     }
 
+    /// Whether the peer has been at an address, or is configured to be: then it may get more than one datagram a second.
+    fn is_proven(&self, remote: SocketAddr) -> bool {
+        self.mobility.checks.get(&remote) == Some(&Check::Passed)
+            || self.conn.remote_singles().any(|a| a == remote.ip())
+    }
+
+    /// The pairs for one more transmission. An address at which the peer has never been gets one datagram of them (M6 of
+    /// the threats), each time from another address of ours.
+    fn routes_now(&self, ctx: &Ctx<'_>) -> Vec<Path> {
+        let routes = self.routes(ctx);
+        let turn = self.pending.as_ref().map_or(0, |p| p.attempts as usize);
+        let chosen = |p: &Path| {
+            let mut same = routes.iter().filter(|r| r.remote == p.remote);
+            let count = same.clone().count();
+            self.is_proven(p.remote) || same.nth(turn % count.max(1)) == Some(p)
+        };
+        routes.iter().filter(|p| chosen(p)).copied().collect()
+    }
+
     /// Sends the request under way once more: first as it was sent, then over every other pair as well.
     pub(super) fn transmit_again(&mut self, ctx: &mut Ctx<'_>) {
-        let routes = self.routes(ctx);
         let current = self.current();
+        let alone = self.pending.as_ref().is_none_or(|p| p.attempts < 2);
+        let routes = if alone { vec![current] } else { self.routes_now(ctx) };
         let nat_t = self.nat_t;
         let name = self.name();
         let Some(pending) = &mut self.pending else { return };
@@ -567,20 +643,37 @@ impl IkeSa {
             pending.targets += 1;
             return ctx.transmit(current.local, current.remote, nat_t, datagram);
         }
-        ctx.transmit(current.local, current.remote, nat_t, datagram.clone());
-        if pending.attempts < 2 {
-            return;
-        }
-        for route in routes.into_iter().filter(|r| *r != current) {
-            pending.targets += 1;
+        for route in routes {
+            pending.targets += u32::from(route != current);
             ctx.transmit(route.local, route.remote, nat_t, datagram.clone());
         }
     }
 
+    /// The peer asks something over another pair, while it does not answer us over the ones that we know. Within three
+    /// times what came from there (M4 of the threats), our request goes there too.
+    pub(super) fn try_there(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (local, remote): (SocketAddr, SocketAddr),
+        octets: usize,
+    ) {
+        let elsewhere = (local, remote) != (self.local, self.remote);
+        let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
+        let waits = |p: &&mut Pending| p.attempts > 0 && p.via.is_none() && p.datagram.len() <= 3 * octets;
+        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| elsewhere && mobile) {
+            pending.targets += 1;
+            let datagram = pending.datagram.clone();
+            ctx.transmit(local, remote, self.nat_t, datagram);
+        }
+    }
+
     /// An answer came over a pair other than the current one, which did not answer: that one works.
-    pub(super) fn found_working(&mut self, now: Instant, addresses: (SocketAddr, SocketAddr)) {
+    pub(super) fn found_working(&mut self, ctx: &mut Ctx<'_>, addresses: (SocketAddr, SocketAddr)) {
         let (local, remote) = addresses;
-        let known = self.peer_addresses(now).contains(&remote);
+        let known = self.peer_addresses(ctx.now).contains(&remote);
+        if known && self.mobility.adrift {
+            return self.follow_initiator(ctx, addresses);
+        }
         if self.mobility.version == Version::None || !known || (self.local, self.remote) == addresses {
             return;
         }
@@ -588,6 +681,7 @@ impl IkeSa {
             info!(target: "IKE", "{} found a working path {}", self.name(), path(local, remote));
             self.mobility.previous = Some((self.local, self.remote));
             (self.local, self.remote) = addresses;
+            self.mobility.table.proven(self.current(), ctx.now);
             self.mobility.update_wanted = true;
             self.tasks.push_back(Task::Reconcile);
         }
@@ -639,7 +733,8 @@ impl IkeSa {
 
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let rebound = !self.mobility.checks.contains_key(&remote);
+        let named = |c: &ChildSa| c.halves.remote.iter().any(|o| o.addr == remote);
+        let rebound = self.peer_behind_nat && !self.children.iter().any(named);
         let Some(local) = self.source_toward(ctx, remote) else {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
@@ -696,6 +791,7 @@ impl IkeSa {
         if let Some(local) = self.source_toward(ctx, remote) {
             self.mobility.table.proven(path(local, remote), ctx.now);
         }
+        self.mobility.table.hurry(remote, ctx.now);
         let until = ctx.now + RETIRED;
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
             for old in std::mem::take(&mut child.leaving) {
@@ -725,7 +821,10 @@ impl IkeSa {
                 self.check_passed(ctx, self.remote);
             }
         }
-        self.note_nat(ctx, payloads);
+        // Over another pair than it was made for, NAT_DETECTION would see a NAT everywhere.
+        if only_there {
+            self.note_nat(ctx, payloads);
+        }
         Ok(())
     }
 
@@ -812,15 +911,17 @@ impl ChildSa {
         self.retired.drain(..surplus);
     }
 
-    /// In transport mode the addresses are the selectors: brings them in line, and tells whether the SA is such a one.
+    /// In transport mode the addresses are the selectors: brings them in line. Tells whether the packet path has others.
     pub(super) fn follow_selectors(&mut self) -> bool {
-        if self.mode != Mode::Transport {
-            return std::mem::take(&mut self.selectors_changed);
+        let mut changed = std::mem::take(&mut self.selectors_changed);
+        if self.mode == Mode::Transport {
+            let addrs = |half: &Half| half.iter().map(|o| o.addr.ip()).collect::<Vec<_>>();
+            let local = hosts(&self.ts_local, &addrs(&self.halves.local));
+            let remote = hosts(&self.ts_remote, &addrs(&self.halves.remote));
+            changed |= (&local, &remote) != (&self.ts_local, &self.ts_remote);
+            (self.ts_local, self.ts_remote) = (local, remote);
         }
-        let addrs = |half: &Half| half.iter().map(|o| o.addr.ip()).collect::<Vec<_>>();
-        self.ts_local = hosts(&self.ts_local, &addrs(&self.halves.local));
-        self.ts_remote = hosts(&self.ts_remote, &addrs(&self.halves.remote));
-        true
+        changed
     }
 
     /// When one of its addresses begins, ends, or is no longer expected.

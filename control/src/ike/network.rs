@@ -6,6 +6,9 @@ use mobikex_common::ts::TrafficSelector;
 
 use crate::config::Connection;
 
+/// Addresses that have gone and are remembered.
+const MAX_FORMER: usize = 16;
+
 /// An address of this host, with the interface that has it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LocalAddress {
@@ -38,15 +41,28 @@ pub(super) struct Network {
     addresses: Vec<LocalAddress>,
     /// The machine has been looked at.
     known: bool,
+    /// Those that have gone, the latest last.
+    former: Vec<IpAddr>,
 }
 
 impl Network {
     /// Takes up a new state; tells whether anything is different.
     pub(super) fn set(&mut self, addresses: Vec<LocalAddress>) -> bool {
         let changed = self.addresses != addresses;
-        self.addresses = addresses;
+        let before = std::mem::replace(&mut self.addresses, addresses);
+        let gone = before.into_iter().map(|a| a.addr).filter(|a| self.find(*a).is_none());
+        let gone: Vec<IpAddr> = gone.collect();
+        self.former.retain(|a| !gone.contains(a));
+        self.former.extend(gone);
+        let surplus = self.former.len().saturating_sub(MAX_FORMER);
+        self.former.drain(..surplus);
         self.known = true;
         changed
+    }
+
+    /// All addresses that are or were ours not long ago: a message may still be about one of them.
+    pub(super) fn had(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(|a| a.addr).chain(self.former.iter().copied())
     }
 
     /// The interface of an address; 0 when it is none of ours.

@@ -260,14 +260,30 @@ impl PathTable {
         self.busy
     }
 
-    /// The probes that are due.
-    pub(super) fn due(&mut self, now: Instant, mut cookie: impl FnMut() -> u64) -> Vec<Probe> {
+    /// Paths to an address that has just been shown to be the peer's: probed without delay.
+    pub(super) fn hurry(&mut self, remote: SocketAddr, now: Instant) {
+        for path in self.paths.iter_mut().filter(|p| p.path.remote == remote) {
+            path.next = path.next.min(now);
+        }
+    }
+
+    /// The probes that are due, on paths that `may` have some.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        may: impl Fn(&Path) -> bool,
+        mut cookie: impl FnMut() -> u64,
+    ) -> Vec<Probe> {
         if !self.worth_probing() {
             return Vec::new();
         }
         let (busy, interval) = (self.busy, self.interval);
         let mut probes = Vec::new();
         for path in self.paths.iter_mut().filter(|p| p.next <= now) {
+            if !may(&path.path) {
+                path.next = now + DOWN_INTERVAL;
+                continue;
+            }
             path.sequence = path.sequence.wrapping_add(1);
             if path.sent.len() == OUTSTANDING {
                 path.sent.pop_front();
@@ -444,10 +460,14 @@ mod tests {
                 );
             }
             changes.extend(table.expire(*now).into_iter().map(|p| (p, Health::Down, *now)));
-            for probe in table.due(*now, || {
-                cookie += 1;
-                cookie
-            }) {
+            for probe in table.due(
+                *now,
+                |_| true,
+                || {
+                    cookie += 1;
+                    cookie
+                },
+            ) {
                 table.note_traffic(packets());
                 if alive(probe.path, *now) {
                     flying.push((*now + rtt, probe));
@@ -496,14 +516,14 @@ mod tests {
         assert!((5..=7).contains(&idle), "{idle} probes in 30 s");
         table.wake(now);
         assert_eq!(table.next_timeout(), Some(now));
-        assert_eq!(table.due(now, || 1).len(), 2);
+        assert_eq!(table.due(now, |_| true, || 1).len(), 2);
     }
 
     #[test]
     fn an_answer_must_repeat_the_unpredictable_data() {
         let now = Instant::now();
         let mut table = table(now);
-        let probes = table.due(now, || 42);
+        let probes = table.due(now, |_| true, || 42);
         let probe = probes.iter().find(|p| p.path == pair(2)).unwrap();
         assert_eq!(table.answer(probe.identifier, probe.sequence, 43, now), None);
         assert_eq!(table.answer(probe.identifier + 7, probe.sequence, 42, now), None);
@@ -530,6 +550,6 @@ mod tests {
         let now = Instant::now();
         let mut table = PathTable::new(INTERVAL);
         table.proven(pair(1), now);
-        assert!(table.due(now, || 1).is_empty() && table.next_timeout().is_none());
+        assert!(table.due(now, |_| true, || 1).is_empty() && table.next_timeout().is_none());
     }
 }

@@ -105,7 +105,7 @@ impl IkeSa {
         }
         if only_there && self.mobility.version == Version::Mobike && self.is_better(ctx, &path) {
             info!(target: "IKE", "{} {path} works and is preferred", self.name());
-            self.found_working(ctx.now, (path.local, path.remote));
+            self.found_working(ctx, (path.local, path.remote));
         }
         self.refresh(ctx);
         Ok(())

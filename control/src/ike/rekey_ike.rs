@@ -1,5 +1,7 @@
 //! Rekeying of the IKE SA (RFC 7296 1.3.2, 2.8.2, 2.18).
 
+use std::time::Duration;
+
 use mobikex_common::alg::{IkeSuite, KeyExchange};
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
@@ -94,6 +96,20 @@ impl IkeSa {
         if sa.mobility.version != Version::None {
             // What was left undone when this one was replaced.
             sa.tasks.push_back(Task::Reconcile);
+        }
+        match self.pending.as_ref().map(|p| &p.exchange) {
+            // The answer will not come any more.
+            Some(Exchange::Actions(_)) if sa.behind_nat => sa.mobility.remapped = true,
+            Some(Exchange::Actions(_)) => sa.mobility.tell_all = true,
+            Some(Exchange::Update(_) | Exchange::Announce) => {
+                sa.mobility.update_wanted |= sa.mobility.decides;
+                sa.mobility.announced.clear();
+            }
+            // Not at once: there may have been a datagram just now (M6 of the threats).
+            Some(Exchange::Check { remote, .. }) => {
+                sa.retries.push((ctx.now + Duration::from_secs(1), Task::Check(*remote)));
+            }
+            _ => {}
         }
         sa.local_id = self.local_id.clone();
         sa.suite = Some(suite);

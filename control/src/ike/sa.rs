@@ -496,8 +496,8 @@ impl IkeSa {
 
     fn start_liveness(&mut self, ctx: &mut Ctx<'_>, cookie: Option<Vec<u8>>) -> Result<(), IkeError> {
         let mut payloads = Vec::new();
-        if self.behind_nat && self.mobility.version != Version::None {
-            // A new mapping of the NAT in front of us shows in the answer (RFC 4555 3.8).
+        if self.nat_t && self.mobility.version != Version::None {
+            // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
             payloads.extend(self.nat_detection(self.local, self.remote));
         }
         if let Some(cookie) = &cookie {

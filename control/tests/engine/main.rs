@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
 mod pair;
+#[allow(dead_code)] // What only the tests of mobility need.
+#[path = "../mobility/world.rs"]
+mod world;
 
 use std::time::Duration;
 
@@ -146,7 +149,7 @@ fn b4_nothing_that_was_not_offered_is_selected() {
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_nothing_is_left();
-    let reason = pair.reasons(0);
+    let reason = pair.story(0);
     assert!(reason.contains("NO_PROPOSAL_CHOSEN") && reason.contains("AES_GCM_16_256"), "{reason}");
 }
 
@@ -158,8 +161,8 @@ fn b3_b18_a_wrong_secret_leaves_nothing_behind() {
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_nothing_is_left();
-    assert!(pair.reasons(0).contains("AUTHENTICATION_FAILED"), "{}", pair.reasons(0));
-    assert!(pair.reasons(1).contains("MAC of a.example is wrong"), "{}", pair.reasons(1));
+    assert!(pair.story(0).contains("AUTHENTICATION_FAILED"), "{}", pair.story(0));
+    assert!(pair.story(1).contains("MAC of a.example is wrong"), "{}", pair.story(1));
     // The responder gave away no AUTH of its own: its refusal is far shorter than an IKE_AUTH response.
     let (_, refusal) = pair.sent.last().unwrap();
     assert!(refusal.len() < 100, "{}", refusal.len());
@@ -173,7 +176,7 @@ fn an_unexpected_identity_is_refused() {
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_nothing_is_left();
-    assert!(pair.reasons(1).contains("no connection expects 'a.example'"), "{}", pair.reasons(1));
+    assert!(pair.story(1).contains("no connection expects 'a.example'"), "{}", pair.story(1));
 }
 
 #[test]
@@ -198,7 +201,7 @@ fn without_common_selectors_only_the_ike_sa_stands() {
         assert_eq!(pair.views(host)[0].state, "ESTABLISHED");
         assert!(pair.hosts[host].children.is_empty());
     }
-    assert!(pair.reasons(0).contains("TS_UNACCEPTABLE"), "{}", pair.reasons(0));
+    assert!(pair.story(0).contains("TS_UNACCEPTABLE"), "{}", pair.story(0));
 }
 
 #[test]
@@ -351,7 +354,7 @@ fn shutting_down_tells_the_peer() {
     pair.command(0, Command::Shutdown);
     pair.advance(SECOND);
     pair.assert_nothing_is_left();
-    assert!(pair.reasons(1).contains("deleted by the peer"));
+    assert!(pair.story(1).contains("deleted by the peer"));
 }
 
 #[test]
@@ -364,10 +367,10 @@ fn a_dead_peer_is_noticed_and_the_tunnel_comes_back() {
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_one_tunnel();
-    pair.cut = true;
+    pair.cut(true);
     pair.advance(600 * SECOND);
     assert!(pair.hosts[0].children.is_empty());
-    pair.cut = false;
+    pair.cut(false);
     pair.advance(300 * SECOND);
     pair.assert_one_tunnel();
 }
@@ -376,13 +379,11 @@ fn a_dead_peer_is_noticed_and_the_tunnel_comes_back() {
 fn a_crashed_peer_replaces_what_it_forgot() {
     let mut pair = Pair::established(19);
     pair.advance(60 * SECOND);
-    let fresh = Pair::new(77);
-    let [host, _] = fresh.hosts;
-    pair.hosts[0] = host;
+    pair.crash(0);
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_one_tunnel();
-    assert!(pair.reasons(1).contains("the peer has set up a new one"), "{}", pair.reasons(1));
+    assert!(pair.story(1).contains("the peer has set up a new one"), "{}", pair.story(1));
 }
 
 #[test]
@@ -397,7 +398,7 @@ fn both_sides_may_start_at_once() {
     }
     pair.advance(10 * SECOND);
     for host in 0..2 {
-        assert!(pair.views(host).iter().any(|v| v.state == "ESTABLISHED"), "{}", pair.reasons(host));
+        assert!(pair.views(host).iter().any(|v| v.state == "ESTABLISHED"), "{}", pair.story(host));
     }
     pair.assert_nothing_is_lost();
 }
@@ -413,7 +414,7 @@ fn a_week_of_lifetimes_keeps_exactly_one_tunnel() {
     pair.loss = 0;
     pair.advance(200 * SECOND);
     pair.assert_one_tunnel();
-    assert!(pair.reasons(0).matches("CHILD_SA").count() > 150);
+    assert!(pair.story(0).matches("CHILD_SA").count() > 150);
 }
 
 #[test]
@@ -449,7 +450,7 @@ fn b6_noise_is_counted_and_dropped() {
     let mut rng = ChaCha20Rng::seed_from_u64(22);
     let now = pair.now;
     let sent = pair.sent.len();
-    let (local, remote) = (pair.hosts[1].addr, pair.hosts[0].addr);
+    let (local, remote) = (Pair::addr(1), Pair::addr(0));
     let view = pair.views(1)[0].clone();
     for round in 0..20_000u32 {
         let mut data = vec![0; (rng.next_u32() % 200) as usize];
@@ -490,7 +491,7 @@ fn b11_a_stateless_answer_is_smaller_than_its_question() {
     let mut pair = Pair::new(24);
     pair.up(0);
     pair.advance(Duration::from_millis(15));
-    pair.cut = true;
+    pair.cut(true);
     let before = pair.sent.iter().filter(|(host, _)| *host == 1).count();
     pair.advance(100 * SECOND);
     assert_eq!(pair.sent.iter().filter(|(host, _)| *host == 1).count(), before);
@@ -510,7 +511,7 @@ fn b12_half_open_sas_are_bounded() {
     for spi in 1..=100u64 {
         let mut data = request.clone();
         data[..8].copy_from_slice(&spi.to_be_bytes());
-        let (now, local, remote) = (pair.now, pair.hosts[1].addr, pair.hosts[0].addr);
+        let (now, local, remote) = (pair.now, Pair::addr(1), Pair::addr(0));
         pair.hosts[1].endpoint.handle_datagram(now, local, remote, false, &data);
     }
     assert_eq!(pair.views(1).len(), 20);
@@ -574,8 +575,7 @@ fn b16_nat_detection_of_another_length_is_ignored() {
 #[test]
 fn a_peer_that_crashed_at_once_leaves_no_second_tunnel() {
     let mut pair = Pair::established(29);
-    let [host, _] = Pair::new(78).hosts;
-    pair.hosts[0] = host;
+    pair.crash(0);
     pair.up(0);
     pair.advance(SECOND);
     pair.assert_one_tunnel();
@@ -594,7 +594,8 @@ fn unique_replace_deletes_the_older_ike_sa_with_the_peer() {
     // The other side starts one too, as after a change of its configuration.
     let mut renamed = replace(config(1));
     renamed.connections[0].name = "again".into();
-    pair.hosts[1].endpoint.set_config(pair.now, renamed);
+    let now = pair.now;
+    pair.hosts[1].endpoint.set_config(now, renamed);
     pair.command(1, Command::Up { connection: "again".into(), child: None });
     pair.advance(10 * SECOND);
     pair.assert_one_tunnel();

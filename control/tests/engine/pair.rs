@@ -1,59 +1,32 @@
-//! Two endpoints, fake time and a seeded network between them.
+//! Two endpoints with one address each, and what the tests of the engine ask of them.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret, StartAction};
-use mobikex::dissect::IkeKeys;
-use mobikex::ike::{Command, Endpoint, Event, IkeSaView, Output};
-use mobikex_common::sa::{ChildSaId, ChildSaParams};
-use rand_chacha::ChaCha20Rng;
-use rand_core::{Rng, SeedableRng};
+use mobikex::ike::{Command, IkeSaView};
+use mobikex_common::sa::ChildSaParams;
 
-/// One way delay of the network.
-const DELAY: Duration = Duration::from_millis(10);
+use crate::world::{World, ip};
 
-/// A datagram under way.
-struct Flight {
-    at: Instant,
-    to: usize,
-    source: SocketAddr,
-    destination: SocketAddr,
-    nat_t: bool,
-    data: Vec<u8>,
-}
-
-/// Changes a datagram on the wire.
-pub type Tamper = Box<dyn FnMut(&mut Vec<u8>)>;
-
-/// One host: its endpoint, and what its packet path would hold.
-pub struct Host {
-    pub endpoint: Endpoint,
-    pub events: Vec<Event>,
-    /// Installed Child SAs, and whether each is sent on.
-    pub children: BTreeMap<ChildSaId, (ChildSaParams, bool)>,
-    pub addr: SocketAddr,
-    /// Keys of IKE SAs that were saved.
-    pub keys: Vec<IkeKeys>,
-}
+const ADDRS: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
 
 /// Two hosts.
-pub struct Pair {
-    pub now: Instant,
-    pub hosts: [Host; 2],
-    flights: Vec<Flight>,
-    rng: ChaCha20Rng,
-    /// Datagrams lost, duplicated, or delayed by up to a second, in percent.
-    pub loss: u32,
-    pub duplication: u32,
-    pub reordering: u32,
-    /// Nothing gets through.
-    pub cut: bool,
-    /// Every datagram that was sent: sender, octets.
-    pub sent: Vec<(usize, Vec<u8>)>,
-    /// Changes datagrams on the wire.
-    pub tamper: Option<Tamper>,
+pub struct Pair(World);
+
+impl Deref for Pair {
+    type Target = World;
+
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+impl DerefMut for Pair {
+    fn deref_mut(&mut self) -> &mut World {
+        &mut self.0
+    }
 }
 
 pub fn ts(text: &str) -> mobikex::config::TsPattern {
@@ -62,10 +35,9 @@ pub fn ts(text: &str) -> mobikex::config::TsPattern {
 
 /// A configuration of side `me` (0 or 1) for one tunnel with a pre-shared key.
 pub fn config(me: usize) -> Config {
-    let addrs = ["192.0.2.1", "192.0.2.2"];
     let ids = ["a.example", "b.example"];
     let nets = ["10.1.0.0/16", "10.2.0.0/16"];
-    let pattern = |i: usize| vec![AddrPattern::Range(addrs[i].parse().unwrap())];
+    let pattern = |i: usize| vec![AddrPattern::Range(ADDRS[i].parse().unwrap())];
     let round = |i: usize| AuthRound { id: Some(ids[i].parse().unwrap()) };
     let child =
         Child { local_ts: vec![ts(nets[me])], remote_ts: vec![ts(nets[1 - me])], ..Child::new("net") };
@@ -91,26 +63,7 @@ impl Pair {
     }
 
     pub fn with(seed: u64, a: Config, b: Config) -> Self {
-        let now = Instant::now();
-        let host = |index: u8, config: Config| Host {
-            endpoint: Endpoint::new(now, config, [seed as u8 ^ index; 32]),
-            events: Vec::new(),
-            children: BTreeMap::new(),
-            addr: format!("192.0.2.{}:500", index + 1).parse().unwrap(),
-            keys: Vec::new(),
-        };
-        Self {
-            now,
-            hosts: [host(0, a), host(1, b)],
-            flights: Vec::new(),
-            rng: ChaCha20Rng::seed_from_u64(seed),
-            loss: 0,
-            duplication: 0,
-            reordering: 0,
-            cut: false,
-            sent: Vec::new(),
-            tamper: None,
-        }
+        Self(World::with(seed, [a, b], [&ADDRS[..1], &ADDRS[1..]]))
     }
 
     pub fn up(&mut self, host: usize) {
@@ -127,11 +80,6 @@ impl Pair {
         self.command(host, Command::Down { connection: "home".into(), child });
     }
 
-    pub fn command(&mut self, host: usize, command: Command) {
-        self.hosts[host].endpoint.handle_command(self.now, command).unwrap();
-        self.collect();
-    }
-
     /// Set up, and check that it worked.
     pub fn established(seed: u64) -> Self {
         let mut pair = Self::new(seed);
@@ -141,101 +89,14 @@ impl Pair {
         pair
     }
 
-    /// Lets time pass, delivering datagrams and firing timers in order.
-    pub fn advance(&mut self, time: Duration) {
-        let end = self.now + time;
-        for _ in 0..1_000_000 {
-            let arrival = self.flights.iter().map(|f| f.at).min();
-            let timers = self.hosts.iter().filter_map(|h| h.endpoint.next_timeout());
-            let Some(next) = arrival.into_iter().chain(timers).min().filter(|at| *at <= end) else {
-                self.now = end;
-                return;
-            };
-            self.now = self.now.max(next);
-            for index in 0..2 {
-                self.hosts[index].endpoint.handle_timeout(self.now);
-            }
-            self.collect();
-            while let Some(index) = self.flights.iter().position(|f| f.at <= self.now) {
-                let f = self.flights.remove(index);
-                let endpoint = &mut self.hosts[f.to].endpoint;
-                endpoint.handle_datagram(self.now, f.destination, f.source, f.nat_t, &f.data);
-                self.collect();
-            }
-        }
-        panic!("the endpoints never come to rest");
+    /// Where a host starts from.
+    pub fn addr(host: usize) -> SocketAddr {
+        SocketAddr::new(ip(ADDRS[host]), 500)
     }
 
-    fn percent(&mut self, chance: u32) -> bool {
-        self.rng.next_u32() % 100 < chance
-    }
-
-    /// Carries out what the endpoints ask for.
-    fn collect(&mut self) {
-        for index in 0..2 {
-            while let Some(output) = self.hosts[index].endpoint.poll_output() {
-                self.carry_out(index, output);
-            }
-        }
-    }
-
-    fn carry_out(&mut self, index: usize, output: Output) {
-        let host = &mut self.hosts[index];
-        match output {
-            Output::Transmit { local, remote, nat_t, data } => self.send(index, local, remote, nat_t, data),
-            Output::InstallChild { params, outbound } => {
-                if outbound {
-                    host.stop_sending(&params);
-                }
-                let old = host.children.insert(params.id, (*params, outbound));
-                assert!(old.is_none(), "a Child SA was installed twice");
-            }
-            Output::ActivateOutbound(id) => {
-                let params = host.children[&id].0.clone();
-                host.stop_sending(&params);
-                host.children.get_mut(&id).unwrap().1 = true;
-            }
-            Output::DeactivateOutbound(id) => host.children.get_mut(&id).unwrap().1 = false,
-            Output::RemoveChild(id) => {
-                host.children.remove(&id).expect("only installed Child SAs are removed");
-            }
-            Output::Event(event) => host.events.push(event),
-            Output::SetAddresses { children, set } => {
-                for id in children {
-                    let Some((params, _)) = host.children.get_mut(&id) else { panic!("no such Child SA") };
-                    params.addresses = set.clone();
-                }
-            }
-            Output::SetSelectors { child, set, ts_local, ts_remote } => {
-                let (params, _) = host.children.get_mut(&child).unwrap();
-                (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
-            }
-            Output::Echo { .. } | Output::WatchTraffic(_) => {}
-            Output::SaveKeys(keys) => host.keys.push(*keys),
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
-        }
-    }
-
-    fn send(&mut self, index: usize, local: SocketAddr, remote: SocketAddr, nat_t: bool, mut data: Vec<u8>) {
-        self.sent.push((index, data.clone()));
-        if data.len() == 1 || self.cut || self.percent(self.loss) {
-            return;
-        }
-        if let Some(tamper) = &mut self.tamper {
-            tamper(&mut data);
-        }
-        let copies = if self.percent(self.duplication) { 2 } else { 1 };
-        for _ in 0..copies {
-            let late = if self.percent(self.reordering) { self.rng.next_u32() % 1000 } else { 0 };
-            self.flights.push(Flight {
-                at: self.now + DELAY + Duration::from_millis(late.into()),
-                to: 1 - index,
-                source: local,
-                destination: remote,
-                nat_t,
-                data: data.clone(),
-            });
-        }
+    /// Nothing gets through, or everything again.
+    pub fn cut(&mut self, cut: bool) {
+        self.0.cut = if cut { ADDRS.iter().map(|a| ip(a)).collect() } else { Default::default() };
     }
 
     pub fn views(&self, host: usize) -> Vec<IkeSaView> {
@@ -306,19 +167,7 @@ impl Pair {
 
     /// A peer can be given up for dead by bad luck alone, when the network loses a request six times in a row.
     fn gave_up(&self) -> bool {
-        (0..2).any(|host| self.reasons(host).contains("the peer does not answer"))
-    }
-
-    pub fn reasons(&self, host: usize) -> String {
-        self.hosts[host].events.iter().map(|e| format!("{e}\n")).collect()
-    }
-}
-
-impl Host {
-    fn stop_sending(&mut self, params: &ChildSaParams) {
-        for (other, outbound) in self.children.values_mut() {
-            *outbound &= other.policy != params.policy;
-        }
+        (0..2).any(|host| self.story(host).contains("the peer does not answer"))
     }
 }
 

@@ -4,10 +4,15 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
+mod attacker;
+mod chance;
+mod faults;
 mod mobike_x;
+mod model;
 mod path_test;
 mod puppet;
 mod rfc4555;
+mod schedule;
 mod world;
 
 use std::time::Duration;
@@ -528,80 +533,4 @@ fn m9_checks_are_rate_limited() {
         .filter(|e| matches!(e, Event::AddressAction { verdict, .. } if verdict == "TEMPORARY_FAILURE"));
     assert!(limited.count() > 50);
     assert_eq!(world.view(1).children[0].remote_addresses.len(), 1);
-}
-
-// ---- chance ----------------------------------------------------------------------------------------------------------
-
-/// Runs one random schedule: addresses come, go and move on both sides, links are cut, packets lost, doubled and
-/// reordered, SAs rekeyed meanwhile. Then the network is quiet, and everything must have come to the same end on both
-/// sides. False when a peer was given up for dead, which the network may well deserve.
-fn schedule(seed: u64) -> bool {
-    let _name = Named(seed);
-    let version = if seed.is_multiple_of(4) { MobikeX::No } else { MobikeX::Yes };
-    let mut world = World::up(
-        seed,
-        configs(|c| {
-            c.mobike_x = version;
-            c.dpd_delay = 10 * SECOND;
-        }),
-        [&A[..1 + (seed % 2) as usize], &B[..1 + (seed / 2 % 2) as usize]],
-    );
-    (world.loss, world.duplication, world.reordering) = ((seed % 15) as u32, 10, (seed % 20) as u32);
-    for _ in 0..4 + seed % 8 {
-        let host = (world.random() % 2) as usize;
-        let known = if host == 0 { A } else { B };
-        let addr = known[(world.random() % 3) as usize];
-        match world.random() % 8 {
-            0 | 1 => world.add(host, addr),
-            2 if world.hosts[host].addresses.len() > 1 => world.remove(host, addr),
-            3 => {
-                let old = *world.hosts[host].addresses.iter().next().unwrap();
-                world.replace(host, &old.to_string(), addr);
-            }
-            4 => {
-                world.cut.insert(ip(addr));
-            }
-            5 => world.cut.clear(),
-            6 => world.try_rekey(host),
-            _ => {}
-        }
-        let pause = world.random() % 3000;
-        world.advance(pause * MS);
-        if world.lost() {
-            return false;
-        }
-    }
-    (world.loss, world.reordering) = (0, 0);
-    world.cut.clear();
-    world.add(0, A[0]);
-    world.add(1, B[0]);
-    world.advance(240 * SECOND);
-    if world.lost() {
-        return false;
-    }
-    world.assert_one_tunnel();
-    world.assert_traffic_arrives();
-    true
-}
-
-/// Names the schedule that fails.
-struct Named(u64);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("schedule {}", self.0);
-        }
-    }
-}
-
-/// Schedules that went wrong once.
-const SEEDS: [u64; 0] = [];
-
-#[test]
-fn random_schedules_end_well() {
-    // More on request: MOBIKEX_SCHEDULES=100000 takes a while.
-    let count = std::env::var("MOBIKEX_SCHEDULES").ok().and_then(|n| n.parse().ok()).unwrap_or(60);
-    let survived = SEEDS.into_iter().chain(1000..1000 + count).filter(|seed| schedule(*seed)).count();
-    assert!(survived as u64 * 10 > count * 7, "only {survived} of {count} connections survived");
 }

@@ -1,102 +1,134 @@
-//! Two multihomed hosts, fake time, and a network between them that can cut, lose, delay, translate and forge.
+//! Two multihomed hosts, fake time, and a network between them that can cut, lose, delay, translate and forge. The tests
+//! of the engine (`tests/engine`) run in it as well.
+
+#[path = "nat.rs"]
+mod nat;
+#[path = "packets.rs"]
+mod packets;
+#[path = "verdicts.rs"]
+mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret};
-use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, IkeSaView, LocalAddress, Output};
-use mobikex_common::addr::{Path, Scheduler};
+use mobikex::dissect::IkeKeys;
+use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, LocalAddress};
 use mobikex_common::sa::{ChildSaId, ChildSaParams};
-use mobikex_common::wire::echo::Echo;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
+use tracing::debug;
+
+pub use nat::Nat;
+use packets::{Esp, Packets};
 
 /// One way delay of every link.
 pub const DELAY: Duration = Duration::from_millis(10);
 
+#[derive(Clone)]
 enum Cargo {
-    Ike {
-        nat_t: bool,
-        data: Vec<u8>,
-    },
-    /// To the SA with this inbound SPI.
-    Echo {
-        spi: u32,
-        child: ChildSaId,
-        echo: Echo,
-    },
+    Ike { nat_t: bool, data: Vec<u8> },
+    Esp(Esp),
 }
 
 /// A datagram under way.
 struct Flight {
-    at: Instant,
     to: usize,
     source: SocketAddr,
     destination: SocketAddr,
     cargo: Cargo,
 }
 
+/// Changes an IKE datagram of a host on the wire.
+pub type Tamper = Box<dyn FnMut(&mut Vec<u8>)>;
+/// Changes source and destination of an IKE datagram of a host on the wire.
+pub type Rewrite = Box<dyn FnMut(usize, &mut SocketAddr, &mut SocketAddr)>;
+
+/// A datagram to an address that no host has or has had.
+#[derive(Clone, Debug)]
+pub struct Stray {
+    pub at: Instant,
+    pub from: usize,
+    pub to: SocketAddr,
+    pub what: StrayKind,
+}
+
+/// What it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum StrayKind {
+    Request,
+    Response,
+    Esp,
+}
+
 /// One host: its endpoint, its addresses, and what its packet path would hold.
 pub struct Host {
     pub endpoint: Endpoint,
     pub events: Vec<Event>,
+    /// Installed Child SAs, and whether each is sent on.
     pub children: BTreeMap<ChildSaId, (ChildSaParams, bool)>,
     pub addresses: BTreeSet<IpAddr>,
     /// Datagrams sent to each address of the peer.
     pub sent_to: BTreeMap<IpAddr, u32>,
+    /// All addresses that it has had.
+    pub ever: BTreeSet<IpAddr>,
+    /// Where its datagrams have reached the peer.
+    pub reached: BTreeSet<SocketAddr>,
+    /// Keys of IKE SAs that were saved.
+    pub keys: Vec<IkeKeys>,
+    config: Config,
+    packets: Packets,
     /// Packets that the packet path would have sent, for the probes' pace.
-    packets: u64,
+    count: u64,
     /// Whether there is traffic.
     sending: bool,
     /// Who shall tell when there is some again.
     watched: Option<Vec<ChildSaId>>,
+    /// Suspended until then.
+    asleep: Option<Instant>,
 }
 
 /// See the module.
 pub struct World {
+    start: Instant,
     pub now: Instant,
     pub hosts: [Host; 2],
-    flights: Vec<Flight>,
+    flights: BTreeMap<(Instant, u64), Flight>,
+    launched: u64,
     rng: ChaCha20Rng,
+    /// Datagrams lost, duplicated, or delayed by up to a second, in percent.
     pub loss: u32,
     pub duplication: u32,
     pub reordering: u32,
     /// Addresses whose links are cut, although their hosts do not know.
     pub cut: BTreeSet<IpAddr>,
+    /// Addresses at which nothing arrives.
+    pub deaf: BTreeSet<IpAddr>,
+    /// Addresses from which nothing gets away.
+    pub mute: BTreeSet<IpAddr>,
+    /// Pairs, host 0 first, between which there is no way.
+    pub no_way: BTreeSet<(IpAddr, IpAddr)>,
+    /// IKE datagrams of more octets get lost.
+    pub mtu: Option<usize>,
     /// Host 0 is behind a NAT with this address and first port.
     pub nat: Option<Nat>,
-}
-
-/// Translates the addresses of host 0.
-pub struct Nat {
-    pub outside: IpAddr,
-    next_port: u16,
-    mappings: BTreeMap<SocketAddr, u16>,
-}
-
-impl Nat {
-    pub fn new(outside: &str) -> Self {
-        Self { outside: outside.parse().unwrap(), next_port: 20_000, mappings: BTreeMap::new() }
-    }
-
-    /// Forgets all mappings, as a reboot does; further ports are other ones.
-    pub fn reboot(&mut self) {
-        self.mappings.clear();
-    }
-
-    fn out(&mut self, source: SocketAddr) -> SocketAddr {
-        let port = *self.mappings.entry(source).or_insert_with(|| {
-            self.next_port += 1;
-            self.next_port
-        });
-        SocketAddr::new(self.outside, port)
-    }
-
-    fn back(&self, destination: SocketAddr) -> Option<SocketAddr> {
-        let found = self.mappings.iter().find(|(_, port)| **port == destination.port());
-        found.filter(|_| destination.ip() == self.outside).map(|(inside, _)| *inside)
-    }
+    /// Addresses that NATs have shown instead of those of host 0.
+    pub outsides: BTreeSet<IpAddr>,
+    /// Sources that an attacker has put into the headers of genuine datagrams.
+    pub rewritten: BTreeSet<IpAddr>,
+    pub tamper: Option<Tamper>,
+    pub rewrite: Option<Rewrite>,
+    /// Every IKE datagram that was sent: sender, octets.
+    pub sent: Vec<(usize, Vec<u8>)>,
+    /// Every one that arrived: receiver, octets.
+    pub heard: Vec<(usize, Vec<u8>)>,
+    pub strays: Vec<Stray>,
+    /// Time between packets of each host that has traffic; without it only the probes' pace shows that there is some.
+    pub traffic: Option<Duration>,
+    next_packet: Instant,
+    /// Something but datagrams came out of an endpoint since this was false last.
+    pub changed: bool,
 }
 
 pub fn ip(text: &str) -> IpAddr {
@@ -141,6 +173,34 @@ pub fn configs(change: impl Fn(&mut Connection)) -> [Config; 2] {
     })
 }
 
+fn seed_of(seed: u64, host: usize, life: u8) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    (bytes[8], bytes[9]) = (host as u8, life);
+    bytes
+}
+
+impl Host {
+    fn new(now: Instant, config: Config, seed: [u8; 32], addresses: BTreeSet<IpAddr>) -> Self {
+        Self {
+            endpoint: Endpoint::new(now, config.clone(), seed),
+            events: Vec::new(),
+            children: BTreeMap::new(),
+            ever: addresses.clone(),
+            addresses,
+            sent_to: BTreeMap::new(),
+            reached: BTreeSet::new(),
+            config,
+            keys: Vec::new(),
+            packets: Packets::default(),
+            count: 0,
+            sending: true,
+            watched: None,
+            asleep: None,
+        }
+    }
+}
+
 impl World {
     /// Two hosts with these addresses, not connected yet.
     pub fn with(seed: u64, configs: [Config; 2], addresses: [&[&str]; 2]) -> Self {
@@ -148,27 +208,35 @@ impl World {
         let mut index = 0;
         let hosts = configs.map(|config| {
             index += 1;
-            Host {
-                endpoint: Endpoint::new(now, config, [seed as u8 ^ (index * 77) as u8; 32]),
-                events: Vec::new(),
-                children: BTreeMap::new(),
-                addresses: addresses[index - 1].iter().map(|a| ip(a)).collect(),
-                sent_to: BTreeMap::new(),
-                packets: 0,
-                sending: true,
-                watched: None,
-            }
+            let addresses = addresses[index - 1].iter().map(|a| ip(a)).collect();
+            Host::new(now, config, seed_of(seed, index, 0), addresses)
         });
         let mut world = Self {
+            start: now,
             now,
             hosts,
-            flights: Vec::new(),
+            flights: BTreeMap::new(),
+            launched: 0,
             rng: ChaCha20Rng::seed_from_u64(seed),
             loss: 0,
             duplication: 0,
             reordering: 0,
             cut: BTreeSet::new(),
+            deaf: BTreeSet::new(),
+            mute: BTreeSet::new(),
+            no_way: BTreeSet::new(),
+            mtu: None,
             nat: None,
+            outsides: BTreeSet::new(),
+            rewritten: BTreeSet::new(),
+            tamper: None,
+            rewrite: None,
+            sent: Vec::new(),
+            heard: Vec::new(),
+            strays: Vec::new(),
+            traffic: None,
+            next_packet: now,
+            changed: true,
         };
         world.tell_network(0);
         world.tell_network(1);
@@ -200,7 +268,9 @@ impl World {
                 reach: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
             })
             .collect();
-        self.hosts[host].endpoint.set_network(self.now, list);
+        let host = &mut self.hosts[host];
+        host.ever.extend(host.addresses.iter().copied());
+        host.endpoint.set_network(self.now, list);
         self.collect();
     }
 
@@ -220,6 +290,12 @@ impl World {
     pub fn replace(&mut self, host: usize, old: &str, new: &str) {
         self.hosts[host].addresses.remove(&ip(old));
         self.hosts[host].addresses.insert(ip(new));
+        self.tell_network(host);
+    }
+
+    /// All addresses of a host give way to one in one step.
+    pub fn replace_all(&mut self, host: usize, new: &str) {
+        self.hosts[host].addresses = [ip(new)].into();
         self.tell_network(host);
     }
 
@@ -252,55 +328,60 @@ impl World {
     pub fn advance(&mut self, time: Duration) {
         let end = self.now + time;
         for _ in 0..1_000_000 {
-            let arrival = self.flights.iter().map(|f| f.at).min();
-            let timers = self.hosts.iter().filter_map(|h| h.endpoint.next_timeout());
-            let Some(next) = arrival.into_iter().chain(timers).min().filter(|at| *at <= end) else {
-                self.now = end;
+            if !self.step(end) {
                 return;
-            };
-            self.now = self.now.max(next);
-            for index in 0..2 {
-                self.hosts[index].endpoint.handle_timeout(self.now);
-            }
-            self.collect();
-            while let Some(index) = self.flights.iter().position(|f| f.at <= self.now) {
-                let flight = self.flights.remove(index);
-                self.arrive(flight);
-                self.collect();
             }
             self.assert_invariants();
         }
         panic!("the endpoints never come to rest");
     }
 
+    /// Lets happen what is next, unless that is after `end`: then it is `end`, and nothing has happened.
+    pub fn step(&mut self, end: Instant) -> bool {
+        let arrival = self.flights.keys().next().map(|(at, _)| *at);
+        let timers = self.hosts.iter().filter_map(|h| h.asleep.or_else(|| h.endpoint.next_timeout()));
+        let packet = self.traffic.map(|_| self.next_packet);
+        let next = arrival.into_iter().chain(timers).chain(packet).min();
+        let Some(next) = next.filter(|at| *at <= end) else {
+            self.now = end;
+            return false;
+        };
+        self.now = self.now.max(next);
+        for host in &mut self.hosts {
+            host.asleep = host.asleep.filter(|until| *until > self.now);
+            if host.asleep.is_none() {
+                host.endpoint.handle_timeout(self.now);
+            }
+        }
+        self.collect();
+        if let Some(interval) = self.traffic
+            && self.next_packet <= self.now
+        {
+            self.next_packet = self.now + interval;
+            self.send_traffic();
+        }
+        while let Some(entry) = self.flights.first_entry()
+            && entry.key().0 <= self.now
+        {
+            let flight = entry.remove();
+            self.arrive(flight);
+            self.collect();
+        }
+        true
+    }
+
     fn arrive(&mut self, flight: Flight) {
-        let Flight { to, source, destination, cargo, .. } = flight;
+        let Flight { to, source, destination, cargo } = flight;
+        if !self.hosts[to].addresses.contains(&destination.ip()) || self.hosts[to].asleep.is_some() {
+            return;
+        }
         match cargo {
             Cargo::Ike { nat_t, data } => {
+                debug!(target: "SIM", "{:?} host {to} gets {source} -> {destination}", self.now - self.start);
                 self.hosts[to].endpoint.handle_datagram(self.now, destination, source, nat_t, &data);
+                self.heard.push((to, data));
             }
-            Cargo::Echo { spi, child, echo } => {
-                // What a packet path does: answer over the same pair, or hand the answer up.
-                let Some((_, (params, _))) =
-                    self.hosts[to].children.iter().find(|(_, (p, _))| p.spi_in.0 == spi)
-                else {
-                    return;
-                };
-                let (id, out, known) = (params.id, params.spi_out.0, params.addresses.paths.clone());
-                if !known.iter().any(|p| p.path.remote == source) {
-                    let path = Path { local: destination, remote: source };
-                    self.hosts[to].endpoint.handle_new_source(self.now, id, path);
-                }
-                if echo.response {
-                    let own = self.hosts[to].children.get(&child).map(|(p, _)| p.id);
-                    if let Some(own) = own {
-                        self.hosts[to].endpoint.handle_echo(self.now, own, &echo, self.now);
-                    }
-                } else {
-                    let answer = Echo { response: true, ..echo };
-                    self.fly(to, destination, source, Cargo::Echo { spi: out, child, echo: answer });
-                }
-            }
+            Cargo::Esp(esp) => self.receive_esp(to, (destination, source), esp),
         }
     }
 
@@ -308,184 +389,72 @@ impl World {
         self.rng.next_u32() % 100 < chance
     }
 
-    fn collect(&mut self) {
-        loop {
-            let mut idle = true;
-            for index in 0..2 {
-                while let Some(output) = self.hosts[index].endpoint.poll_output() {
-                    idle = false;
-                    self.carry_out(index, output);
-                }
-            }
-            if idle {
-                return;
-            }
-        }
-    }
-
-    fn carry_out(&mut self, index: usize, output: Output) {
-        let host = &mut self.hosts[index];
-        match output {
-            Output::Transmit { local, remote, nat_t, data } => {
-                *host.sent_to.entry(remote.ip()).or_default() += 1;
-                self.fly(index, local, remote, Cargo::Ike { nat_t, data });
-            }
-            Output::Echo { child, path, echo, .. } => {
-                host.packets += u64::from(host.sending);
-                let packets = host.packets;
-                let spi = host.children[&child].0.spi_out.0;
-                self.hosts[index].endpoint.note_traffic(self.now, child, packets);
-                self.fly(index, path.local, path.remote, Cargo::Echo { spi, child, echo });
-            }
-            Output::InstallChild { params, outbound } => {
-                if outbound {
-                    host.stop_sending(&params);
-                }
-                let old = host.children.insert(params.id, (*params, outbound));
-                assert!(old.is_none(), "a Child SA was installed twice");
-            }
-            Output::ActivateOutbound(id) => {
-                let params = host.children[&id].0.clone();
-                host.stop_sending(&params);
-                host.children.get_mut(&id).unwrap().1 = true;
-            }
-            Output::DeactivateOutbound(id) => host.children.get_mut(&id).unwrap().1 = false,
-            Output::RemoveChild(id) => {
-                host.children.remove(&id).expect("only installed Child SAs are removed");
-            }
-            Output::SetAddresses { children, set } => {
-                for id in children {
-                    let (params, _) = host.children.get_mut(&id).expect("only installed Child SAs change");
-                    params.addresses = set.clone();
-                }
-            }
-            Output::SetSelectors { child, set, ts_local, ts_remote } => {
-                let (params, _) = host.children.get_mut(&child).unwrap();
-                (params.addresses, params.ts_local, params.ts_remote) = (set, ts_local, ts_remote);
-            }
-            Output::Event(event) => host.events.push(event),
-            Output::WatchTraffic(children) => host.watched = Some(children),
-            Output::SaveKeys(_) => unreachable!("nobody asked for keys"),
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) | Output::CountPaths(_) => {}
-        }
-    }
-
     /// Puts a datagram on the wire, if there is one between these addresses.
     fn fly(&mut self, index: usize, local: SocketAddr, remote: SocketAddr, cargo: Cargo) {
         let to = 1 - index;
-        if matches!(&cargo, Cargo::Ike { data, .. } if data.len() == 1) {
-            return;
-        }
-        if !self.hosts[index].addresses.contains(&local.ip()) || self.cut.contains(&local.ip()) {
-            return;
-        }
-        let (mut source, mut destination) = (local, remote);
-        if let Some(nat) = &mut self.nat {
-            if index == 0 {
-                source = nat.out(local);
-            } else if let Some(inside) = nat.back(remote) {
-                destination = inside;
-            } else {
+        let (mut source, mut destination, mut cargo) = (local, remote, cargo);
+        let mut what = StrayKind::Esp;
+        if let Cargo::Ike { data, .. } = &mut cargo {
+            if self.mtu.is_some_and(|mtu| data.len() > mtu) {
                 return;
             }
+            if data.len() == 1 {
+                // A keepalive is for the NAT alone.
+                return;
+            }
+            what = if data[19] & 0x20 == 0 { StrayKind::Request } else { StrayKind::Response };
+            if let Some(tamper) = &mut self.tamper {
+                tamper(data);
+            }
         }
-        let there =
-            self.hosts[to].addresses.contains(&destination.ip()) && !self.cut.contains(&destination.ip());
-        if !there || local.is_ipv4() != remote.is_ipv4() || self.percent(self.loss) {
+        let away = |addr: IpAddr| !self.cut.contains(&addr) && !self.mute.contains(&addr);
+        if !self.hosts[index].addresses.contains(&local.ip())
+            || !away(local.ip())
+            || local.is_ipv4() != remote.is_ipv4()
+        {
             return;
         }
+        if let (Some(rewrite), Cargo::Ike { .. }) = (&mut self.rewrite, &cargo) {
+            rewrite(index, &mut source, &mut destination);
+            self.rewritten.extend((source != local).then_some(source.ip()));
+        }
+        if let Some(nat) = &mut self.nat {
+            let in_udp = match &cargo {
+                Cargo::Ike { .. } => true,
+                Cargo::Esp(esp) => esp.in_udp(),
+            };
+            if !in_udp && local.is_ipv4() {
+                return;
+            }
+            if index == 0 {
+                source = nat.out(source, destination);
+                self.outsides.extend((source != local).then_some(source.ip()));
+            } else if destination.is_ipv4() {
+                let Some(inside) = nat.back(destination, source) else { return };
+                destination = inside;
+            }
+        }
+        let known = |addr| self.outsides.contains(&addr) || self.hosts.iter().any(|h| h.ever.contains(&addr));
+        if !known(destination.ip()) {
+            self.strays.push(Stray { at: self.now, from: index, to: destination, what });
+        }
+        let ends = if index == 0 { (local.ip(), destination.ip()) } else { (destination.ip(), local.ip()) };
+        let there = self.hosts[to].addresses.contains(&destination.ip())
+            && !self.cut.contains(&destination.ip())
+            && !self.deaf.contains(&destination.ip())
+            && !self.no_way.contains(&ends);
+        if !there || self.percent(self.loss) {
+            return;
+        }
+        self.hosts[index].reached.insert(remote);
         let copies = if self.percent(self.duplication) { 2 } else { 1 };
-        let mut cargo = Some(cargo);
-        for copy in 0..copies {
+        for _ in 0..copies {
             let late = if self.percent(self.reordering) { self.rng.next_u32() % 1000 } else { 0 };
-            let cargo = if copy + 1 == copies { cargo.take() } else { cargo.as_ref().map(Cargo::copy) };
-            self.flights.push(Flight {
-                at: self.now + DELAY + Duration::from_millis(late.into()),
-                to,
-                source,
-                destination,
-                cargo: cargo.unwrap(),
-            });
+            self.launched += 1;
+            let at = self.now + DELAY + Duration::from_millis(late.into());
+            let flight = Flight { to, source, destination, cargo: cargo.clone() };
+            self.flights.insert((at, self.launched), flight);
         }
-    }
-
-    pub fn view(&self, host: usize) -> IkeSaView {
-        let views = self.hosts[host].endpoint.ike_sas(self.now);
-        let found = views.into_iter().find(|v| v.state == "ESTABLISHED");
-        found.unwrap_or_else(|| panic!("host {host} has no IKE SA:\n{}", self.story(host)))
-    }
-
-    /// The SA on which a host sends.
-    pub fn sending(&self, host: usize) -> &ChildSaParams {
-        let mut found = self.hosts[host].children.values().filter(|(_, outbound)| *outbound).map(|(p, _)| p);
-        found.next().unwrap_or_else(|| panic!("host {host} sends on no SA:\n{}", self.story(host)))
-    }
-
-    /// The pairs that carry traffic of a host, as `local-remote`, in order.
-    pub fn carrying(&self, host: usize) -> Vec<String> {
-        let set = &self.sending(host).addresses;
-        let used = set.paths.iter().filter(|p| p.weight > 0);
-        let mut found: Vec<_> =
-            used.map(|p| format!("{}-{}", p.path.local.ip(), p.path.remote.ip())).collect();
-        found.sort();
-        found
-    }
-
-    pub fn scheduler(&self, host: usize) -> Scheduler {
-        self.sending(host).addresses.scheduler
-    }
-
-    /// Exactly one IKE SA and one Child SA that fit each other.
-    pub fn assert_one_tunnel(&self) {
-        let (a, b) = (self.sending(0), self.sending(1));
-        assert_eq!((a.spi_out, a.spi_in), (b.spi_in, b.spi_out), "{}\n{}", self.story(0), self.story(1));
-        self.view(0);
-        self.view(1);
-    }
-
-    /// Everything that is sent now arrives: each carrying pair of a host leads from an address that it has, over links
-    /// that work, to one that the peer has.
-    pub fn assert_traffic_arrives(&self) {
-        for host in 0..2 {
-            let carrying = self.carrying(host);
-            assert!(!carrying.is_empty(), "host {host} has no path:\n{}", self.story(host));
-            for weighted in self.sending(host).addresses.paths.iter().filter(|p| p.weight > 0) {
-                let Path { local, remote } = weighted.path;
-                let remote = match &self.nat {
-                    Some(nat) if host == 1 => nat.back(remote).map_or(remote, |inside| inside).ip(),
-                    _ => remote.ip(),
-                };
-                let works = |h: usize, addr: IpAddr| {
-                    self.hosts[h].addresses.contains(&addr) && !self.cut.contains(&addr)
-                };
-                assert!(
-                    works(host, local.ip()) && works(1 - host, remote),
-                    "host {host} sends over {}:\n{}\n{}",
-                    weighted.path,
-                    self.story(host),
-                    self.story(1 - host)
-                );
-            }
-        }
-    }
-
-    fn assert_invariants(&self) {
-        for host in &self.hosts {
-            for (params, _) in host.children.values() {
-                let set = &params.addresses;
-                // M16, M5: a set is never empty, and bounded.
-                assert!(!set.paths.is_empty() && set.paths.len() <= 200, "{} paths", set.paths.len());
-                assert!(set.paths.iter().all(|p| p.path.local.is_ipv4() == p.path.remote.is_ipv4()));
-                let mut pairs: Vec<_> = set.paths.iter().map(|p| p.path).collect();
-                pairs.sort();
-                pairs.dedup();
-                assert_eq!(pairs.len(), set.paths.len(), "a path stands twice");
-            }
-        }
-    }
-
-    pub fn story(&self, host: usize) -> String {
-        self.hosts[host].events.iter().map(|e| format!("  {host}: {e}\n")).collect()
     }
 
     /// Traffic of a host pauses, or goes on: then whoever was asked to tell does so.
@@ -497,37 +466,50 @@ impl World {
         }
     }
 
-    /// Rekeys something, if there is anything.
-    pub fn try_rekey(&mut self, host: usize) {
-        let child = self.random().is_multiple_of(2).then(|| "net".to_string());
-        let command = Command::Rekey { connection: "home".into(), child };
-        let _ = self.hosts[host].endpoint.handle_command(self.now, command);
-        self.collect();
+    /// A host forgets everything at once, and starts again.
+    pub fn crash(&mut self, host: usize) {
+        let seed = seed_of(self.random().into(), host, 1);
+        let old = &mut self.hosts[host];
+        let mut new = Host::new(self.now, old.config.clone(), seed, std::mem::take(&mut old.addresses));
+        new.events = std::mem::take(&mut old.events);
+        new.ever.append(&mut old.ever);
+        new.reached.append(&mut old.reached);
+        new.sending = old.sending;
+        *old = new;
+        self.changed = true;
+        self.tell_network(host);
     }
 
-    /// A peer was given up for dead.
-    pub fn lost(&self) -> bool {
-        (0..2).any(|h| self.story(h).contains("the peer does not answer"))
+    /// Both are suspended, and what is under way gets lost.
+    pub fn jump(&mut self, time: Duration) {
+        self.flights.clear();
+        self.now += time;
+    }
+
+    /// Every link works again, in both directions.
+    pub fn heal(&mut self) {
+        self.cut.clear();
+        self.deaf.clear();
+        self.mute.clear();
+        self.no_way.clear();
+        self.mtu = None;
+    }
+
+    /// A host is suspended: it neither hears nor sends nor sees the time.
+    pub fn sleep(&mut self, host: usize, time: Duration) {
+        self.hosts[host].asleep = Some(self.now + time);
+    }
+
+    /// Whoever is suspended goes on.
+    pub fn wake(&mut self) {
+        self.hosts.iter_mut().for_each(|host| host.asleep = None);
     }
 
     pub fn random(&mut self) -> u32 {
         self.rng.next_u32()
     }
-}
 
-impl Cargo {
-    fn copy(&self) -> Self {
-        match self {
-            Self::Ike { nat_t, data } => Self::Ike { nat_t: *nat_t, data: data.clone() },
-            Self::Echo { spi, child, echo } => Self::Echo { spi: *spi, child: *child, echo: echo.clone() },
-        }
-    }
-}
-
-impl Host {
-    fn stop_sending(&mut self, params: &ChildSaParams) {
-        for (other, outbound) in self.children.values_mut() {
-            *outbound &= other.policy != params.policy;
-        }
+    pub fn fill(&mut self, octets: &mut [u8]) {
+        self.rng.fill_bytes(octets);
     }
 }

@@ -28,7 +28,7 @@ use super::child::{ChildSa, ChildState};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
 use super::mobike::NAT_RETRIES;
-use super::mobility::{CHECK_TRIES, RETIRED, is_private};
+use super::mobility::{CHECK_TRIES, RETIRED, TELL_AGAIN, is_private};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
 use super::rules::notify;
@@ -57,6 +57,9 @@ pub(super) enum Wish {
         new: Option<IpAddr>,
     },
 }
+
+/// A move to where the request comes from.
+const IMPLICIT: Wish = Wish::Update { old: None, new: None };
 
 /// Which SAs a wish is about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,30 +113,37 @@ impl IkeSa {
             self.retarget(ctx, next.0, next.1);
             moved = true;
         }
-        if std::mem::take(&mut self.mobility.remapped) {
+        let kept = |a: &IpAddr| ctx.network.has(*a) || self.mobility.by_hand.contains(a);
+        let gone: Vec<IpAddr> = self.mobility.announced.iter().copied().filter(|a| !kept(a)).collect();
+        for addr in &gone {
+            self.mobility.table.fail(|p| p.local.ip() == *addr, ctx.now);
+        }
+        if std::mem::take(&mut self.mobility.remapped) || gone.iter().any(|a| self.hidden(*a)) {
             // What is in the sets cannot be named, so that the peer forgets all of it and hears of the rest anew.
-            requests.push(request(Wish::Update { old: None, new: None }, Scope::All));
+            requests.push(request(IMPLICIT, Scope::All));
             self.mobility.announced.clear();
             self.replace_own(ctx, None, self.local);
             moved = false;
         }
-        let kept = |a: &IpAddr| ctx.network.has(*a) || self.mobility.by_hand.contains(a);
-        let (stay, gone): (Vec<IpAddr>, Vec<IpAddr>) =
-            self.mobility.announced.iter().copied().partition(kept);
-        for addr in gone {
-            self.mobility.announced.remove(&addr);
-            self.mobility.table.fail(|p| p.local.ip() == addr, ctx.now);
+        for addr in gone.into_iter().filter(|a| self.mobility.announced.remove(a)).collect::<Vec<_>>() {
             // The one in use takes its place, also where it is in the set already. REMOVE could take the last one away:
             // the peer may have dropped addresses that it could not reach.
-            let hidden = self.hidden(addr);
-            if !hidden || stay.is_empty() {
-                let old = Some(addr).filter(|_| !hidden);
-                let new = Some(self.local.ip()).filter(|a| !self.hidden(*a));
-                requests.push(request(Wish::Update { old, new }, Scope::All));
-                // Then the IKE SA moves along, if that is where it was.
-                moved &= addr != here;
-            }
+            let new = Some(self.local.ip()).filter(|a| !self.hidden(*a));
+            requests.push(request(Wish::Update { old: Some(addr), new }, Scope::All));
+            // Then the IKE SA moves along, if that is where it was.
+            moved &= addr != here;
             self.replace_own(ctx, Some(addr), self.local);
+        }
+        if requests.is_empty() && std::mem::take(&mut self.mobility.tell_all) {
+            let here = self.local.ip();
+            if self.may_tell_all() {
+                requests.push(request(Wish::Update { old: None, new: Some(here) }, Scope::All));
+                moved = false;
+            }
+            let by_hand = &self.mobility.by_hand;
+            self.mobility.announced.retain(|a| *a == here || by_hand.contains(a));
+        } else if !requests.is_empty() {
+            self.mobility.tell_pause = TELL_AGAIN;
         }
         if moved {
             requests.insert(0, request(Wish::Update { old: None, new: None }, Scope::IkeAlone));
@@ -157,6 +167,13 @@ impl IkeSa {
             return Ok(());
         }
         self.send_actions(ctx, requests, via)
+    }
+
+    /// Whether all addresses can be told at once: not what only a NAT can name, nor against what an operator has asked for.
+    fn may_tell_all(&self) -> bool {
+        let mobility = &self.mobility;
+        let hidden = mobility.announced.iter().any(|a| self.hidden(*a)) || self.hidden(self.local.ip());
+        !hidden && mobility.by_hand.is_empty() && mobility.refused.is_empty()
     }
 
     fn pair(&self) -> (SocketAddr, SocketAddr) {
@@ -350,11 +367,14 @@ impl IkeSa {
             verdict: outcome,
             by_hand: request.by_hand,
         });
-        if refused.is_some() {
-            return self.refused(ctx, request, source);
-        }
         if request.check {
             return;
+        }
+        if refused.is_some() && request.by_hand {
+            return;
+        }
+        if refused.is_some() {
+            return self.refused(ctx, request, source);
         }
         if let (true, Wish::Add(Some(addr)) | Wish::Update { new: Some(addr), .. }) =
             (request.by_hand, &request.wish)
@@ -408,11 +428,20 @@ impl IkeSa {
             }
             Wish::Update { old, new } => {
                 let new = SocketAddr::new(new.unwrap_or(source.ip()), port);
+                self.mobility.told_at = Some(ctx.now);
+                if !request.by_hand && old.is_none() && request.wish != IMPLICIT {
+                    // Only the first of all that the same message names.
+                    let own = self.own(ctx, new);
+                    return self.change_halves(ctx, chosen, |halves| {
+                        halves.local.add(own);
+                    });
+                }
                 if request.scope == Scope::All {
                     match old {
                         Some(old) => {
                             self.mobility.announced.remove(&old);
-                            if ctx.network.has(old) && old != new.ip() {
+                            // What has gone may be back by now; an operator wants it not to be used any more.
+                            if request.by_hand && ctx.network.has(old) && old != new.ip() {
                                 self.mobility.refused.insert(old);
                             }
                         }
@@ -497,7 +526,6 @@ impl IkeSa {
             _ => {}
         }
         child.selectors_changed = child.ts_local != before;
-        child.touch();
         self.refresh(ctx);
     }
 
@@ -556,7 +584,7 @@ impl IkeSa {
         }
         self.commit(ctx, objects, (local, source));
         if (local, source) == self.pair() {
-            self.detect_nat(payloads);
+            self.detect_nat_of_request(ctx, payloads);
         }
         answers.into_iter().map(Payload::Notify).collect()
     }
@@ -680,8 +708,8 @@ impl IkeSa {
                     child.ts_remote = ts_remote;
                     child.halves.remote = object.halves.remote;
                     child.leaving = object.replaced;
+                    child.leaving.retain(|old| !child.halves.remote.has(old.addr.ip()));
                     child.retire_paths(retired, until);
-                    child.touch();
                 }
             }
         }
@@ -690,6 +718,8 @@ impl IkeSa {
             self.clear_leaving(ctx.now);
             self.unsettle(ctx);
             self.refresh(ctx);
+            // What could not be told for want of a way may be told now.
+            self.tasks.push_back(Task::Reconcile);
         }
     }
 

@@ -129,7 +129,9 @@ fn a_complaint_makes_us_ask_with_cookie2_and_moves_nothing() {
         let mut puppet = calling(|_| {}, Nat::Absent, &A[..2], &[]);
         complaints(&mut puppet, number);
         let probe = puppet.one();
-        assert_eq!((probe.kinds(), (probe.from, probe.to)), (vec![N::COOKIE2], over(A[0], B[0])));
+        // With NAT detection, as every question whether the peer is alive.
+        let asks = vec![N::NAT_DETECTION_SOURCE_IP, N::NAT_DETECTION_DESTINATION_IP, N::COOKIE2];
+        assert_eq!((probe.kinds(), (probe.from, probe.to)), (asks, over(A[0], B[0])));
         assert_eq!(puppet.carrying(), carries(A[0], B[0]));
         // No answer comes; only when it comes over the other pair does anything move.
         puppet.advance(2500 * MS);

@@ -165,11 +165,15 @@ fn a_responder_uses_the_list_only_to_tell_of_its_own_addresses() {
     }
     let last = said.iter().rfind(|s| s.to.ip() == ip(A[1])).unwrap();
     assert!(last.says(N::ADDITIONAL_IP4_ADDRESS));
-    // One of them answers. What was said from several addresses is said anew, where it works.
+    // One of them answers: there is the initiator now, if it proves it. What was said from several addresses is said anew,
+    // where it works.
     puppet.answer(last, &[]);
+    let check = puppet.one();
+    assert!(check.says(N::COOKIE2) && (check.from, check.to) == (last.from, last.to));
+    puppet.answer(&check, &echo(&check));
     let again = puppet.one();
     assert_eq!((again.from, again.to), (last.from, last.to));
-    assert_eq!(again.header.message_id, last.header.message_id + 1);
+    assert_eq!(again.header.message_id, check.header.message_id + 1);
     assert!(again.says(N::ADDITIONAL_IP4_ADDRESS));
     puppet.answer(&again, &[]);
     assert!(puppet.said().is_empty());

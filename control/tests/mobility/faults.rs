@@ -1,0 +1,179 @@
+//! Schedules that once went wrong, each as short as it could be made, with what was wrong.
+
+use mobikex::config::ReturnRoutability::{After, Off, Required};
+use mobikex_common::addr::Scheduler::{Backup, Flow, Packet, Redundant};
+
+use crate::schedule::Step::*;
+use crate::schedule::{Schedule, Setup, Step};
+
+/// What most of them have.
+const CALM: Setup = Setup {
+    extended: true,
+    transport: false,
+    scheduler: Flow,
+    routability: Required,
+    encap: true,
+    private: false,
+    filters: false,
+    v6: false,
+    addresses: [1, 1],
+    loss: 0,
+    duplication: 0,
+    reordering: 0,
+};
+
+fn fault(name: &'static str, seed: u64, setup: Setup, steps: &[(Step, u64)]) -> (&'static str, Schedule) {
+    (name, Schedule { seed, setup, steps: steps.to_vec() })
+}
+
+pub fn all() -> Vec<(&'static str, Schedule)> {
+    let version_1 = Setup { extended: false, ..CALM };
+    let both = Setup { addresses: [2, 2], ..CALM };
+    let behind_nat = Setup { private: true, addresses: [2, 2], ..CALM };
+    vec![
+        fault(
+            "the failed check of one address brought back another one that was removed",
+            1002,
+            Setup { scheduler: Redundant, encap: false, loss: 14, ..behind_nat },
+            &[
+                (Nat { on: true }, 19),
+                (Add { host: 0, addr: 0 }, 279),
+                (Add { host: 1, addr: 2 }, 4),
+                (Remove { host: 1, addr: 1 }, 21),
+            ],
+        ),
+        fault(
+            "a victim got a request from each address of a multihomed host at once",
+            1003,
+            Setup { scheduler: Packet, addresses: [2, 1], ..version_1 },
+            &[
+                (Replace { host: 1, addr: 2 }, 25),
+                (ForgeSource { host: 1, victim: 0, datagrams: 1 }, 2905),
+                (Add { host: 1, addr: 0 }, 121),
+            ],
+        ),
+        fault(
+            "an address that was back before the answer to its UPDATE came counted as refused",
+            1006,
+            Setup { scheduler: Backup, routability: Off, filters: true, ..both },
+            &[
+                (Replace { host: 1, addr: 2 }, 136),
+                (Add { host: 1, addr: 0 }, 708),
+                (ReplaceBoth { addrs: [2, 0] }, 9046),
+                (ReplaceBoth { addrs: [1, 1] }, 1237),
+            ],
+        ),
+        fault(
+            "in transport mode an address without a counterpart was no selector",
+            1008,
+            Setup {
+                transport: true,
+                scheduler: Redundant,
+                routability: Off,
+                encap: false,
+                v6: true,
+                addresses: [1, 2],
+                ..CALM
+            },
+            &[],
+        ),
+        fault(
+            "what an address behind a NAT was mapped to stayed with the peer when the address went",
+            1019,
+            Setup { scheduler: Backup, routability: After, loss: 14, reordering: 20, ..behind_nat },
+            &[(Add { host: 1, addr: 2 }, 1480), (ReplaceBoth { addrs: [2, 0] }, 1342)],
+        ),
+        fault(
+            "a datagram that was repeated counted as a sign of life",
+            1017,
+            Setup { scheduler: Backup, routability: Off, encap: false, v6: true, ..CALM },
+            &[(Replay { datagrams: 5 }, 193)],
+        ),
+        fault(
+            "in transport mode version 1 permitted no move",
+            1026,
+            Setup { transport: true, encap: false, filters: true, addresses: [2, 1], ..version_1 },
+            &[(Add { host: 1, addr: 1 }, 1864), (ReplaceBoth { addrs: [2, 1] }, 1617)],
+        ),
+        fault(
+            "a rebound peer was checked and then not followed, since its IKE SA was there already",
+            1059,
+            Setup { scheduler: Backup, filters: true, ..behind_nat },
+            &[(NatRebind { addr: 0 }, 1111), (ReplaceBoth { addrs: [0, 0] }, 1677)],
+        ),
+        fault(
+            "an address that was only announced got probes beside its checks",
+            1076,
+            Setup { scheduler: Backup, encap: false, filters: true, addresses: [2, 1], ..CALM },
+            &[(HandAdd { host: 1, addr: 3, check: false }, 2260)],
+        ),
+        fault(
+            "a request that came over another pair than it was made for looked like a NAT",
+            1089,
+            Setup { routability: Off, filters: true, addresses: [1, 2], loss: 2, reordering: 20, ..CALM },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 1349),
+                (Add { host: 0, addr: 0 }, 6577),
+                (ReplaceBoth { addrs: [0, 1] }, 314),
+            ],
+        ),
+        fault(
+            "what could not be told for want of a way was not told when there was one",
+            1090,
+            Setup { scheduler: Packet, v6: true, ..both },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 4712),
+                (Replace { host: 1, addr: 0 }, 5346),
+                (Remove { host: 1, addr: 0 }, 2427),
+            ],
+        ),
+        fault(
+            "a check that was refused kept the address from being told",
+            1090,
+            Setup { scheduler: Packet, v6: true, ..both },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 4712),
+                (Replace { host: 1, addr: 0 }, 5346),
+                (Remove { host: 1, addr: 0 }, 2427),
+                (HandUpdate { host: 0, old: Some(0), new: 2, check: true }, 782),
+            ],
+        ),
+        fault(
+            "an address that the peer had dropped for want of its family was not told again",
+            1109,
+            Setup { filters: true, v6: true, addresses: [1, 2], ..CALM },
+            &[(Add { host: 0, addr: 0 }, 11)],
+        ),
+        fault(
+            "a responder of version 1 that had moved by itself stayed where the initiator was not",
+            1131,
+            Setup {
+                transport: true,
+                scheduler: Redundant,
+                encap: false,
+                v6: true,
+                addresses: [2, 2],
+                ..version_1
+            },
+            &[(ReplaceBoth { addrs: [2, 1] }, 232)],
+        ),
+        fault(
+            "a NAT that came after a rekeying was not noticed",
+            1170,
+            Setup { scheduler: Backup, routability: Off, addresses: [2, 2], ..version_1 },
+            &[(Rekey { host: 0, child: false }, 1638), (Nat { on: true }, 23)],
+        ),
+        fault(
+            "a new Child SA did not get the addresses of those before",
+            1209,
+            Setup { scheduler: Redundant, filters: true, addresses: [1, 2], ..CALM },
+            &[(Down { host: 1, child: true }, 1966)],
+        ),
+        fault(
+            "a check failed that had been answered, since the IKE SA changed its path meanwhile",
+            1397,
+            Setup { scheduler: Backup, loss: 14, ..CALM },
+            &[(Replace { host: 1, addr: 1 }, 2297)],
+        ),
+    ]
+}
