@@ -356,7 +356,10 @@ fn random_schedules_end_well() {
             let schedule = Schedule::random(seed);
             match attempt(&schedule) {
                 Ok(outcome) => survived += u64::from(outcome == Outcome::Survived),
-                Err(why) => failures.push(report(&schedule, &why)),
+                Err(why) => {
+                    failures.push(report(&schedule, &why));
+                    println!("{}", failures[failures.len() - 1]);
+                }
             }
             if failures.len() == MOST_FAILURES {
                 break;
