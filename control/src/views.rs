@@ -432,6 +432,7 @@ IKE_SAs: 0
 CHILD_SAs: 2, 2 INSTALLED
 IKE messages ignored:
   unknown_spi                       3
+actions on addresses refused:
 packets dropped:
   out_no_policy                     4  No policy covers a packet from the TUN device.
 packets dropped by the kernel at tun9:
