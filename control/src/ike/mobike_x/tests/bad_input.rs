@@ -2,8 +2,11 @@
 
 use super::*;
 
+/// A notify of the answer, with its ID.
+type Expected = (NotifyType, Option<u16>);
+
 /// Every way in which an action can be wrong, with the answer that it deserves.
-fn bad_input() -> Vec<(&'static str, Vec<Payload>, Vec<(NotifyType, Option<u16>)>)> {
+fn bad_input() -> Vec<(&'static str, Vec<Payload>, Vec<Expected>)> {
     let raw = |kind, data: &[u8]| Payload::Notify(Notify::new(kind, data.to_vec()));
     let old = |text: &str| IpParameter { old: true, ..outer(text) };
     let new = |text: &str| IpParameter { new: true, ..outer(text) };

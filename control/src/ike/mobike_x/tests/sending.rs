@@ -70,7 +70,7 @@ fn the_original_responder_starts_exchanges_and_stays_what_it_is() {
     let mut pair = Pair::up(|_, _| {});
     let last_request = |pair: &Pair| {
         let headers = pair.sent[1].iter().map(|d| Header::parse(&d.data).unwrap().flags);
-        headers.filter(|flags| !flags.response).last().unwrap()
+        headers.rev().find(|flags| !flags.response).unwrap()
     };
     pair.add(1, "198.51.100.2");
     pair.run(SECOND);
