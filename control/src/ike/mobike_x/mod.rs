@@ -10,7 +10,7 @@ pub(super) mod selector;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -677,6 +677,8 @@ impl IkeSa {
             return;
         }
         let moved = objects.iter().any(|o| o.changed);
+        let places: HashMap<ChildSaId, usize> =
+            self.children.iter().enumerate().map(|(place, child)| (child.id, place)).collect();
         for object in objects {
             if let Some(list) = object.alternates {
                 self.note_alternates(ctx, &object.what, list);
@@ -701,15 +703,18 @@ impl IkeSa {
                         }
                         continue;
                     }
-                    let retired: Vec<_> = self.replaced_paths(id, &object.halves.remote);
-                    let until = ctx.now + RETIRED;
-                    let Some(child) = self.child(id) else { continue };
+                    let Some(child) = places.get(&id).map(|place| &mut self.children[*place]) else {
+                        continue;
+                    };
+                    let next = &object.halves.remote;
+                    let gone = child.halves.pairs().filter(|(_, r)| !next.has(r.addr.ip()));
+                    let retired: Vec<Path> = gone.map(|(l, r)| path(l.addr, r.addr)).collect();
                     child.selectors_changed |= child.ts_remote != ts_remote;
                     child.ts_remote = ts_remote;
                     child.halves.remote = object.halves.remote;
                     child.leaving = object.replaced;
                     child.leaving.retain(|old| !child.halves.remote.has(old.addr.ip()));
-                    child.retire_paths(retired, until);
+                    child.retire_paths(retired, ctx.now + RETIRED);
                 }
             }
         }
@@ -735,13 +740,6 @@ impl IkeSa {
                 ctx.event(Event::Alternates { ike: self.name(), child, addresses });
             }
         }
-    }
-
-    /// The paths of a Child SA that a new half of the peer's takes away.
-    fn replaced_paths(&self, id: ChildSaId, next: &Half) -> Vec<Path> {
-        let Some(child) = self.children.iter().find(|c| c.id == id) else { return Vec::new() };
-        let gone = child.halves.pairs().filter(|(_, r)| !next.has(r.addr.ip()));
-        gone.map(|(l, r)| path(l.addr, r.addr)).collect()
     }
 }
 
