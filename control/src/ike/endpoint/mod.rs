@@ -1,6 +1,9 @@
 //! All IKE SAs of this host. Time, datagrams and commands come in as arguments; everything to do goes out
 //! through one queue.
 
+mod commands;
+mod receive;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,29 +13,25 @@ use mobikex_common::addr::Path;
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::{IkeSpi, SpiAllocator};
 use mobikex_common::wire::echo::Echo;
-use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, parse_chain};
+use mobikex_common::wire::ike::NotifyType;
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::Serialize;
-use tracing::{debug, info};
+use tracing::info;
 
-use super::auth::{AuthenticatedPeer, same_id};
-use super::child::{ChildSa, resolve};
-use super::cookie::Cookies;
-use super::crypt::{self, Envelope};
-use super::ctx::{Ctx, Effect, Ids};
-use super::dispatch::Ignored;
-use super::hints::Complaints;
-use super::mobike::NAT_RETRIES;
-use super::mobike_x::{Request, Scope, Wish};
-use super::network::{LocalAddress, Network};
-use super::notices::Notices;
-use super::output::{IkeSaView, Output};
-use super::responder::InitOutcome;
-use super::rules::{self, notify};
-use super::sa::{Gone, IkeSa, State, Task};
-use super::versions::{self, Version};
 use crate::config::{Config, Connection, StartAction};
+use crate::ike::child::{ChildSa, resolve};
+use crate::ike::cookie::Cookies;
+use crate::ike::ctx::{Ctx, Effect, Ids};
+use crate::ike::hints::Complaints;
+use crate::ike::mobike::NAT_RETRIES;
+use crate::ike::network::{LocalAddress, Network};
+use crate::ike::notices::Notices;
+use crate::ike::output::{IkeSaView, Output};
+use crate::ike::sa::{Gone, IkeSa, State, Task};
+use crate::ike::versions::{self, Version};
+
+pub use commands::{AddressAction, Command, CommandError};
 
 /// An SA that we started this recently may cross one that the peer starts: both stay, rather than each side
 /// removing the other's.
@@ -43,82 +42,6 @@ const MAX_PAIRS: usize = 8;
 
 fn shared(config: &Config) -> Vec<Arc<Connection>> {
     config.connections.iter().cloned().map(Arc::new).collect()
-}
-
-/// What an operator, or the daemon on their behalf, asks for.
-#[derive(Clone, Debug)]
-pub enum Command {
-    /// Set up a connection, or one child of it.
-    Up {
-        /// Connection name.
-        connection: String,
-        /// Child name; all with `start_action = start`, or the first, if absent.
-        child: Option<String>,
-    },
-    /// Take a connection down, or one child of it.
-    Down {
-        /// Connection name.
-        connection: String,
-        /// Child name.
-        child: Option<String>,
-    },
-    /// Rekey the IKE SA of a connection, or one child of it.
-    Rekey {
-        /// Connection name.
-        connection: String,
-        /// Child name.
-        child: Option<String>,
-    },
-    /// An action on addresses of an established connection, by hand. Its verdict comes as an event.
-    Address {
-        /// Connection name.
-        connection: String,
-        /// Child name; the IKE SA and all its Child SAs if absent.
-        child: Option<String>,
-        /// What to do.
-        action: AddressAction,
-        /// Only ask whether the peer would.
-        check: bool,
-        /// Inner addresses rather than outer ones.
-        inner: bool,
-    },
-    /// Delete everything with the peers.
-    Shutdown,
-}
-
-/// An action on our addresses (MOBIKE-X 5.1, 5.2).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AddressAction {
-    /// Use it too.
-    Add(IpAddr),
-    /// Use it no more.
-    Remove(IpAddr),
-    /// Only let the peer know of it: the whole list of alternative addresses is this one (MOBIKE-X 5.5).
-    Additional(IpAddr),
-    /// Replace one, or all, by another.
-    Update {
-        /// The one to be replaced; all if absent.
-        old: Option<IpAddr>,
-        /// The one to use instead.
-        new: IpAddr,
-    },
-}
-
-/// Why a command could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum CommandError {
-    /// Nothing by that name is configured.
-    #[error("no connection or child '{0}' is configured")]
-    Unknown(String),
-    /// Nothing by that name is up.
-    #[error("'{0}' has no SA")]
-    NoSa(String),
-    /// Neither side's addresses are known well enough to start.
-    #[error("'{0}' cannot be started from here: {1}")]
-    NoAddress(String, &'static str),
-    /// The attempt failed before the first message.
-    #[error("'{0}' cannot be started: {1}")]
-    Failed(String, String),
 }
 
 /// What the packet path reports about a Child SA.
@@ -570,184 +493,6 @@ impl Endpoint {
         }
     }
 
-    /// Handles one IKE message. `nat_t` says that it came with the non-ESP marker, already taken off.
-    pub fn handle_datagram(
-        &mut self,
-        now: Instant,
-        local: SocketAddr,
-        remote: SocketAddr,
-        nat_t: bool,
-        datagram: &[u8],
-    ) {
-        let header = match Header::parse(datagram) {
-            Ok(header) => header,
-            Err(error) => {
-                self.counters.malformed += 1;
-                if self.notices.allow(now) {
-                    info!(target: "ENC", "ignoring a message from {remote}: {error}");
-                }
-                return;
-            }
-        };
-        if header.major != 2 {
-            self.counters.wrong_version += 1;
-            // RFC 7296 2.5: only a request with a higher version is told what we speak.
-            if header.major > 2 && !header.flags.response {
-                self.refuse_init(
-                    &header,
-                    (local, remote, nat_t),
-                    Notify::new(NotifyType::INVALID_MAJOR_VERSION, vec![]),
-                );
-            }
-            return;
-        }
-        let first = header.exchange == ExchangeType::IKE_SA_INIT
-            && !header.flags.response
-            && header.flags.initiator
-            && header.responder_spi == IkeSpi::ZERO;
-        if first {
-            return self.handle_init_request(now, &header, (local, remote, nat_t), datagram);
-        }
-        let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
-        let Some(id) = self.by_spi.get(&ours).copied() else {
-            self.counters.unknown_spi += 1;
-            return self.handle_complaint(now, remote, &header, datagram);
-        };
-        let fits = self.sas.get(&id).is_some_and(|sa| {
-            sa.initiator.is_us() != header.flags.initiator
-                && sa.spi_i == header.initiator_spi
-                && (sa.spi_r == header.responder_spi || sa.spi_r == IkeSpi::ZERO)
-        });
-        if !fits {
-            self.counters.unknown_spi += 1;
-            return;
-        }
-        let handled = self
-            .with_sa(now, id, |sa, ctx| sa.handle_message(ctx, &header, (local, remote, nat_t), datagram));
-        let Some(Err(ignored)) = handled else { return };
-        match ignored {
-            Ignored::OutsideWindow => self.counters.outside_window += 1,
-            Ignored::NotAuthentic => self.counters.not_authentic += 1,
-            Ignored::WrongState => self.counters.wrong_state += 1,
-        }
-        self.handle_complaint(now, remote, &header, datagram);
-    }
-
-    fn handle_init_request(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        (local, remote, nat_t): (SocketAddr, SocketAddr, bool),
-        datagram: &[u8],
-    ) {
-        if header.message_id != 0 || header.initiator_spi == IkeSpi::ZERO {
-            self.counters.malformed += 1;
-            return;
-        }
-        if let Some(id) = self.answered.get(&(remote, header.initiator_spi)).copied() {
-            // Only a byte-for-byte retransmission gets the answer again.
-            if let Some(sa) = self.sas.get(&id)
-                && let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response)
-                && handshake.request == datagram
-            {
-                let data = answer.clone();
-                self.out.push_back(Output::Transmit { local, remote, nat_t, data });
-            }
-            return;
-        }
-        let payloads = match parse_chain(header.next_payload, &datagram[Header::LEN..]) {
-            Ok(payloads) => payloads,
-            Err(error) => {
-                self.counters.malformed += 1;
-                if self.notices.allow(now) {
-                    info!(target: "ENC", "ignoring a message from {remote}: {error}");
-                }
-                return;
-            }
-        };
-        debug!(target: "ENC", "parsed IKE_SA_INIT request 0 {}", rules::show(&payloads));
-        if let Some(kind) = rules::unknown_critical(&payloads) {
-            let refusal = Notify::new(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD, vec![kind.0]);
-            return self.refuse_init(header, (local, remote, nat_t), refusal);
-        }
-        let Some(nonce) = rules::nonce(&payloads) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        let half_open = self.sas.values().filter(|sa| matches!(sa.state, State::HalfOpen(_))).count();
-        if half_open >= self.config.daemon.cookie_threshold as usize {
-            let good = notify(&payloads, NotifyType::COOKIE)
-                .is_some_and(|c| self.cookies.check(&c.data, remote.ip(), header.initiator_spi, nonce));
-            if !good {
-                self.counters.cookies_asked += 1;
-                let cookie = self.cookies.make(now, &mut self.rng, remote.ip(), header.initiator_spi, nonce);
-                return self.refuse_init(
-                    header,
-                    (local, remote, nat_t),
-                    Notify::new(NotifyType::COOKIE, cookie),
-                );
-            }
-        }
-        if half_open >= self.config.daemon.half_open_limit as usize {
-            self.counters.half_open_dropped += 1;
-            return;
-        }
-        let fitting = self.connections.iter().filter(|c| c.accepts(local.ip(), remote.ip()));
-        let candidates: Vec<Arc<Connection>> = fitting.cloned().collect();
-        if candidates.is_empty() {
-            self.counters.no_connection += 1;
-            if self.notices.allow(now) {
-                info!(target: "IKE", "no connection is configured for {}...{}", local.ip(), remote.ip());
-            }
-            let refusal = Notify::new(NotifyType::NO_PROPOSAL_CHOSEN, vec![]);
-            return self.refuse_init(header, (local, remote, nat_t), refusal);
-        }
-        let (outcome, effects) = self.with_ctx(now, |ctx| {
-            IkeSa::respond(
-                ctx,
-                &candidates,
-                header.initiator_spi,
-                (local, remote),
-                nat_t,
-                datagram,
-                &payloads,
-            )
-        });
-        self.apply(now, effects);
-        match outcome {
-            Ok(InitOutcome::Accepted(sa)) => {
-                self.answered.insert((remote, header.initiator_spi), sa.id);
-                self.adopt(*sa);
-            }
-            Ok(InitOutcome::Refused(refusal)) => self.refuse_init(header, (local, remote, nat_t), refusal),
-            Err(error) => {
-                self.counters.malformed += 1;
-                if self.notices.allow(now) {
-                    info!(target: "IKE", "ignoring a message from {remote}: {error}");
-                }
-            }
-        }
-    }
-
-    /// An answer without state: shorter than any request that leads to it.
-    fn refuse_init(
-        &mut self,
-        header: &Header,
-        (local, remote, nat_t): (SocketAddr, SocketAddr, bool),
-        refusal: Notify,
-    ) {
-        let envelope = Envelope {
-            spi_i: header.initiator_spi,
-            spi_r: header.responder_spi,
-            exchange: header.exchange,
-            from_initiator: !header.flags.initiator,
-            response: true,
-            message_id: header.message_id,
-        };
-        let data = crypt::plain(&envelope, &[Payload::Notify(refusal)]);
-        self.out.push_back(Output::Transmit { local, remote, nat_t, data });
-    }
-
     /// Everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         let due: Vec<u32> = self
@@ -839,211 +584,6 @@ impl Endpoint {
             if let Err(error) = self.handle_command(now, Command::Up { connection, child: Some(child) }) {
                 info!(target: "IKE", "{error}");
             }
-        }
-    }
-
-    /// Carries out a command, or says why it cannot be started. Its outcome comes as events.
-    pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
-        match command {
-            Command::Up { connection, child } => self.up(now, &connection, child),
-            Command::Down { connection, child } => {
-                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
-                    sa.take_down(ctx, child, "taken down")
-                })
-            }
-            Command::Rekey { connection, child } => {
-                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
-                    sa.add_task(ctx, child.map_or(Task::RekeyIke, Task::RekeyChild));
-                    Ok(())
-                })
-            }
-            Command::Address { connection, child, action, check, inner } => {
-                self.address(now, &connection, child.as_deref(), action, (check, inner))
-            }
-            Command::Shutdown => {
-                for id in self.sas.keys().copied().collect::<Vec<_>>() {
-                    self.with_sa(now, id, |sa, ctx| {
-                        if sa.peer().is_none() || sa.rekeyed_by.is_some() {
-                            return Err(sa.close(ctx, "shutting down", false));
-                        }
-                        sa.tasks.clear();
-                        sa.take_down(ctx, None, "shutting down")
-                    });
-                }
-                Ok(())
-            }
-        }
-    }
-
-    fn up(&mut self, now: Instant, name: &str, child: Option<String>) -> Result<(), CommandError> {
-        let conn = self
-            .connections
-            .iter()
-            .find(|c| c.name == name)
-            .cloned()
-            .ok_or_else(|| CommandError::Unknown(name.into()))?;
-        if let Some(child) = child.as_ref().filter(|c| !conn.children.iter().any(|have| have.name == **c)) {
-            return Err(CommandError::Unknown(format!("{name}/{child}")));
-        }
-        let wanted: Vec<String> = match child {
-            Some(child) => vec![child],
-            None => {
-                let starting = conn.children.iter().filter(|c| c.start_action == StartAction::Start);
-                let names: Vec<String> = starting.map(|c| c.name.clone()).collect();
-                if names.is_empty() {
-                    conn.children.iter().take(1).map(|c| c.name.clone()).collect()
-                } else {
-                    names
-                }
-            }
-        };
-        let existing = self
-            .sas
-            .values()
-            .find(|sa| {
-                sa.conn.name == name
-                    && sa.rekeyed_by.is_none()
-                    && (sa.initiator.is_us() || sa.peer().is_some())
-            })
-            .map(|sa| sa.id);
-        if let Some(id) = existing {
-            self.with_sa(now, id, |sa, ctx| {
-                for name in wanted {
-                    if sa.peer().is_none() {
-                        if !sa.wanted.contains(&name) {
-                            sa.wanted.push_back(name);
-                        }
-                    } else if !sa.children.iter().any(|c| c.is_live() && c.config.name == name) {
-                        sa.add_task(ctx, Task::CreateChild(name));
-                    }
-                }
-                Ok(())
-            });
-            return Ok(());
-        }
-        self.start(now, conn, wanted)
-    }
-
-    /// Initiates an IKE SA.
-    fn start(
-        &mut self,
-        now: Instant,
-        conn: Arc<Connection>,
-        wanted: Vec<String>,
-    ) -> Result<(), CommandError> {
-        let no_address = |reason| CommandError::NoAddress(conn.name.clone(), reason);
-        let remote = conn.remote_addr().ok_or_else(|| no_address("remote_addrs names no single address"))?;
-        let pairs = self.pairs_for(&conn);
-        if pairs.is_empty() {
-            return Err(no_address("there is no route to the peer"));
-        }
-        let known = |sa: &IkeSa| {
-            let same =
-                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
-            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote)
-        };
-        let first_contact = !self.sas.values().any(known);
-        let (started, effects) =
-            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));
-        self.apply(now, effects);
-        match started {
-            Ok(mut sa) => {
-                sa.first_contact = first_contact;
-                self.adopt(sa);
-                Ok(())
-            }
-            Err(error) => Err(CommandError::Failed(conn.name.clone(), error.to_string())),
-        }
-    }
-
-    fn address(
-        &mut self,
-        now: Instant,
-        name: &str,
-        child: Option<&str>,
-        action: AddressAction,
-        (check, inner): (bool, bool),
-    ) -> Result<(), CommandError> {
-        let refuse = |reason: &str| Err(CommandError::Failed(name.into(), reason.into()));
-        let live = |sa: &&IkeSa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.peer().is_some();
-        let Some(sa) = self.sas.values().find(live) else { return Err(CommandError::NoSa(name.into())) };
-        if sa.mobility.version != Version::MobikeX {
-            return refuse(
-                "MOBIKE-X is not agreed with the peer, so that addresses cannot be changed one by one",
-            );
-        }
-        let scope = match child {
-            None if inner => return refuse("inner addresses belong to a child: name it as CONNECTION/CHILD"),
-            None => Scope::All,
-            Some(child) => {
-                let found = sa.children.iter().find(|c| c.is_live() && c.config.name == child);
-                match found {
-                    Some(found) => Scope::Child(found.id),
-                    None => return Err(CommandError::NoSa(format!("{name}/{child}"))),
-                }
-            }
-        };
-        let wish = match action {
-            AddressAction::Add(addr) => Wish::Add(Some(addr)),
-            AddressAction::Remove(addr) => Wish::Remove(addr),
-            AddressAction::Additional(addr) => Wish::Additional(addr),
-            AddressAction::Update { old, new } => Wish::Update { old, new: Some(new) },
-        };
-        let request = Request { wish, scope, inner, check, by_hand: true };
-        let id = sa.id;
-        self.with_sa(now, id, |sa, ctx| {
-            sa.add_task(ctx, Task::Address(request));
-            Ok(())
-        });
-        Ok(())
-    }
-
-    /// Does `work` with every SA of a connection, or for every child of a name.
-    fn each(
-        &mut self,
-        now: Instant,
-        name: &str,
-        child: Option<&str>,
-        work: impl Fn(&mut IkeSa, &mut Ctx<'_>, Option<ChildSaId>) -> Result<(), Gone>,
-    ) -> Result<(), CommandError> {
-        let ids: Vec<u32> = self
-            .sas
-            .values()
-            .filter(|sa| sa.conn.name == name && sa.rekeyed_by.is_none())
-            .map(|sa| sa.id)
-            .collect();
-        let mut found = false;
-        for id in ids {
-            self.with_sa(now, id, |sa, ctx| {
-                match child {
-                    None if sa.peer().is_none() => {
-                        found = true;
-                        return Err(sa.close(ctx, "taken down", false));
-                    }
-                    None => {
-                        found = true;
-                        work(sa, ctx, None)?;
-                    }
-                    Some(child) => {
-                        let ids: Vec<_> = sa
-                            .children
-                            .iter()
-                            .filter(|c| c.is_live() && c.config.name == child)
-                            .map(|c| c.id)
-                            .collect();
-                        found |= !ids.is_empty();
-                        for id in ids {
-                            work(sa, ctx, Some(id))?;
-                        }
-                    }
-                }
-                Ok(())
-            });
-        }
-        if found {
-            Ok(())
-        } else {
-            Err(CommandError::NoSa(child.map_or(name.into(), |c| format!("{name}/{c}"))))
         }
     }
 }

@@ -1,0 +1,298 @@
+//! What operators, and the daemon on their behalf, ask of an endpoint.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use mobikex_common::sa::ChildSaId;
+
+use super::Endpoint;
+use crate::config::{Connection, StartAction};
+use crate::ike::auth::{AuthenticatedPeer, same_id};
+use crate::ike::ctx::Ctx;
+use crate::ike::mobike_x::{Request, Scope, Wish};
+use crate::ike::sa::{Gone, IkeSa, Task};
+use crate::ike::versions::Version;
+
+/// What an operator, or the daemon on their behalf, asks for.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Set up a connection, or one child of it.
+    Up {
+        /// Connection name.
+        connection: String,
+        /// Child name; all with `start_action = start`, or the first, if absent.
+        child: Option<String>,
+    },
+    /// Take a connection down, or one child of it.
+    Down {
+        /// Connection name.
+        connection: String,
+        /// Child name.
+        child: Option<String>,
+    },
+    /// Rekey the IKE SA of a connection, or one child of it.
+    Rekey {
+        /// Connection name.
+        connection: String,
+        /// Child name.
+        child: Option<String>,
+    },
+    /// An action on addresses of an established connection, by hand. Its verdict comes as an event.
+    Address {
+        /// Connection name.
+        connection: String,
+        /// Child name; the IKE SA and all its Child SAs if absent.
+        child: Option<String>,
+        /// What to do.
+        action: AddressAction,
+        /// Only ask whether the peer would.
+        check: bool,
+        /// Inner addresses rather than outer ones.
+        inner: bool,
+    },
+    /// Delete everything with the peers.
+    Shutdown,
+}
+
+/// An action on our addresses (MOBIKE-X 5.1, 5.2).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AddressAction {
+    /// Use it too.
+    Add(IpAddr),
+    /// Use it no more.
+    Remove(IpAddr),
+    /// Only let the peer know of it: the whole list of alternative addresses is this one (MOBIKE-X 5.5).
+    Additional(IpAddr),
+    /// Replace one, or all, by another.
+    Update {
+        /// The one to be replaced; all if absent.
+        old: Option<IpAddr>,
+        /// The one to use instead.
+        new: IpAddr,
+    },
+}
+
+/// Why a command could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Nothing by that name is configured.
+    #[error("no connection or child '{0}' is configured")]
+    Unknown(String),
+    /// Nothing by that name is up.
+    #[error("'{0}' has no SA")]
+    NoSa(String),
+    /// Neither side's addresses are known well enough to start.
+    #[error("'{0}' cannot be started from here: {1}")]
+    NoAddress(String, &'static str),
+    /// The attempt failed before the first message.
+    #[error("'{0}' cannot be started: {1}")]
+    Failed(String, String),
+}
+
+impl Endpoint {
+    /// Carries out a command, or says why it cannot be started. Its outcome comes as events.
+    pub fn handle_command(&mut self, now: Instant, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Up { connection, child } => self.up(now, &connection, child),
+            Command::Down { connection, child } => {
+                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
+                    sa.take_down(ctx, child, "taken down")
+                })
+            }
+            Command::Rekey { connection, child } => {
+                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
+                    sa.add_task(ctx, child.map_or(Task::RekeyIke, Task::RekeyChild));
+                    Ok(())
+                })
+            }
+            Command::Address { connection, child, action, check, inner } => {
+                self.address(now, &connection, child.as_deref(), action, (check, inner))
+            }
+            Command::Shutdown => {
+                for id in self.sas.keys().copied().collect::<Vec<_>>() {
+                    self.with_sa(now, id, |sa, ctx| {
+                        if sa.peer().is_none() || sa.rekeyed_by.is_some() {
+                            return Err(sa.close(ctx, "shutting down", false));
+                        }
+                        sa.tasks.clear();
+                        sa.take_down(ctx, None, "shutting down")
+                    });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn up(&mut self, now: Instant, name: &str, child: Option<String>) -> Result<(), CommandError> {
+        let conn = self
+            .connections
+            .iter()
+            .find(|c| c.name == name)
+            .cloned()
+            .ok_or_else(|| CommandError::Unknown(name.into()))?;
+        if let Some(child) = child.as_ref().filter(|c| !conn.children.iter().any(|have| have.name == **c)) {
+            return Err(CommandError::Unknown(format!("{name}/{child}")));
+        }
+        let wanted: Vec<String> = match child {
+            Some(child) => vec![child],
+            None => {
+                let starting = conn.children.iter().filter(|c| c.start_action == StartAction::Start);
+                let names: Vec<String> = starting.map(|c| c.name.clone()).collect();
+                if names.is_empty() {
+                    conn.children.iter().take(1).map(|c| c.name.clone()).collect()
+                } else {
+                    names
+                }
+            }
+        };
+        let existing = self
+            .sas
+            .values()
+            .find(|sa| {
+                sa.conn.name == name
+                    && sa.rekeyed_by.is_none()
+                    && (sa.initiator.is_us() || sa.peer().is_some())
+            })
+            .map(|sa| sa.id);
+        if let Some(id) = existing {
+            self.with_sa(now, id, |sa, ctx| {
+                for name in wanted {
+                    if sa.peer().is_none() {
+                        if !sa.wanted.contains(&name) {
+                            sa.wanted.push_back(name);
+                        }
+                    } else if !sa.children.iter().any(|c| c.is_live() && c.config.name == name) {
+                        sa.add_task(ctx, Task::CreateChild(name));
+                    }
+                }
+                Ok(())
+            });
+            return Ok(());
+        }
+        self.start(now, conn, wanted)
+    }
+
+    /// Initiates an IKE SA.
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        conn: Arc<Connection>,
+        wanted: Vec<String>,
+    ) -> Result<(), CommandError> {
+        let no_address = |reason| CommandError::NoAddress(conn.name.clone(), reason);
+        let remote = conn.remote_addr().ok_or_else(|| no_address("remote_addrs names no single address"))?;
+        let pairs = self.pairs_for(&conn);
+        if pairs.is_empty() {
+            return Err(no_address("there is no route to the peer"));
+        }
+        let known = |sa: &IkeSa| {
+            let same =
+                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
+            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote)
+        };
+        let first_contact = !self.sas.values().any(known);
+        let (started, effects) =
+            self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));
+        self.apply(now, effects);
+        match started {
+            Ok(mut sa) => {
+                sa.first_contact = first_contact;
+                self.adopt(sa);
+                Ok(())
+            }
+            Err(error) => Err(CommandError::Failed(conn.name.clone(), error.to_string())),
+        }
+    }
+
+    fn address(
+        &mut self,
+        now: Instant,
+        name: &str,
+        child: Option<&str>,
+        action: AddressAction,
+        (check, inner): (bool, bool),
+    ) -> Result<(), CommandError> {
+        let refuse = |reason: &str| Err(CommandError::Failed(name.into(), reason.into()));
+        let live = |sa: &&IkeSa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.peer().is_some();
+        let Some(sa) = self.sas.values().find(live) else { return Err(CommandError::NoSa(name.into())) };
+        if sa.mobility.version != Version::MobikeX {
+            return refuse(
+                "MOBIKE-X is not agreed with the peer, so that addresses cannot be changed one by one",
+            );
+        }
+        let scope = match child {
+            None if inner => return refuse("inner addresses belong to a child: name it as CONNECTION/CHILD"),
+            None => Scope::All,
+            Some(child) => {
+                let found = sa.children.iter().find(|c| c.is_live() && c.config.name == child);
+                match found {
+                    Some(found) => Scope::Child(found.id),
+                    None => return Err(CommandError::NoSa(format!("{name}/{child}"))),
+                }
+            }
+        };
+        let wish = match action {
+            AddressAction::Add(addr) => Wish::Add(Some(addr)),
+            AddressAction::Remove(addr) => Wish::Remove(addr),
+            AddressAction::Additional(addr) => Wish::Additional(addr),
+            AddressAction::Update { old, new } => Wish::Update { old, new: Some(new) },
+        };
+        let request = Request { wish, scope, inner, check, by_hand: true };
+        let id = sa.id;
+        self.with_sa(now, id, |sa, ctx| {
+            sa.add_task(ctx, Task::Address(request));
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Does `work` with every SA of a connection, or for every child of a name.
+    fn each(
+        &mut self,
+        now: Instant,
+        name: &str,
+        child: Option<&str>,
+        work: impl Fn(&mut IkeSa, &mut Ctx<'_>, Option<ChildSaId>) -> Result<(), Gone>,
+    ) -> Result<(), CommandError> {
+        let ids: Vec<u32> = self
+            .sas
+            .values()
+            .filter(|sa| sa.conn.name == name && sa.rekeyed_by.is_none())
+            .map(|sa| sa.id)
+            .collect();
+        let mut found = false;
+        for id in ids {
+            self.with_sa(now, id, |sa, ctx| {
+                match child {
+                    None if sa.peer().is_none() => {
+                        found = true;
+                        return Err(sa.close(ctx, "taken down", false));
+                    }
+                    None => {
+                        found = true;
+                        work(sa, ctx, None)?;
+                    }
+                    Some(child) => {
+                        let ids: Vec<_> = sa
+                            .children
+                            .iter()
+                            .filter(|c| c.is_live() && c.config.name == child)
+                            .map(|c| c.id)
+                            .collect();
+                        found |= !ids.is_empty();
+                        for id in ids {
+                            work(sa, ctx, Some(id))?;
+                        }
+                    }
+                }
+                Ok(())
+            });
+        }
+        if found {
+            Ok(())
+        } else {
+            Err(CommandError::NoSa(child.map_or(name.into(), |c| format!("{name}/{c}"))))
+        }
+    }
+}
