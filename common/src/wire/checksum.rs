@@ -8,6 +8,10 @@ const BLOCK: usize = 32;
 /// Adds `bytes` to a partial ones-complement sum. An odd last octet counts as if a zero followed (RFC 1071 1),
 /// so of several slices only the last may be of odd length.
 pub fn sum(bytes: &[u8], initial: u32) -> u32 {
+    // Headers, of which there are many, are not worth the vector unit.
+    if bytes.len() < 2 * BLOCK {
+        return finish_words(0, bytes, initial);
+    }
     let (blocks, rest) = bytes.as_chunks::<BLOCK>();
     let mut lanes = Lanes::default();
     blocks.iter().for_each(|block| lanes.add(block));
@@ -45,17 +49,24 @@ impl Lanes {
         }
     }
 
-    /// Adds what is left, less than a block.
+    /// Adds what is left.
     fn finish(self, rest: &[u8], initial: u32) -> u32 {
-        let (words, last) = rest.as_chunks::<4>();
-        let mut total: u64 = self.0.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum();
-        total += words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum::<u64>();
-        let mut word = [0; 4];
-        word[..last.len()].copy_from_slice(last);
-        total += u64::from(u32::from_ne_bytes(word));
-        let total = u16::from_be_bytes(fold(total).to_ne_bytes());
-        u32::from(fold(u64::from(initial) + u64::from(total)))
+        let total = self.0.iter().map(|lane| (lane & 0xffff_ffff) + (lane >> 32)).sum();
+        finish_words(total, rest, initial)
     }
+}
+
+/// Adds few words as they lie in memory to a total of such, and puts the octets of the sum in order.
+fn finish_words(mut total: u64, bytes: &[u8], initial: u32) -> u32 {
+    let (words, last) = bytes.as_chunks::<4>();
+    for word in words {
+        total += u64::from(u32::from_ne_bytes(*word));
+    }
+    let mut word = [0; 4];
+    word[..last.len()].copy_from_slice(last);
+    total += u64::from(u32::from_ne_bytes(word));
+    let total = u16::from_be_bytes(fold(total).to_ne_bytes());
+    u32::from(fold(u64::from(initial) + u64::from(total)))
 }
 
 /// The checksum field for a partial sum.
@@ -84,11 +95,10 @@ fn sum_addr(addr: IpAddr, initial: u32) -> u32 {
     }
 }
 
-fn fold(mut total: u64) -> u16 {
-    while total > 0xffff {
-        total = (total >> 16) + (total & 0xffff);
-    }
-    total as u16
+fn fold(total: u64) -> u16 {
+    let add = |total: u64, bits: u32| (total >> bits) + (total & ((1 << bits) - 1));
+    // 64 bits to 33, to 18, to 17, to 16.
+    add(add(add(add(total, 32), 16), 16), 16) as u16
 }
 
 #[cfg(test)]
