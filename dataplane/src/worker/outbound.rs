@@ -107,7 +107,10 @@ impl Worker {
         let around =
             Around { shared: &self.shared, worker: self.index, sockets: &self.sockets, tun: &self.tun, now };
         let mut more = true;
-        while reads.list.len() < BATCH && reads.used + TUN_READ <= READ {
+        for _ in 0..BATCH {
+            if reads.used + TUN_READ > READ {
+                break;
+            }
             match reads.receive(&self.tun) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
