@@ -31,6 +31,7 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     OutNotIp, "out_not_ip", "A packet from the TUN device is not valid IPv4 or IPv6.";
+    OutBadOffload, "out_bad_offload", "A packet from the TUN device does not fit the offload header before it.";
     OutNoPolicy, "out_no_policy", "No policy covers a packet from the TUN device.";
     OutNoSa, "out_no_sa", "A policy covers the packet but its SA is not up yet.";
     OutTooBig, "out_too_big", "The packet does not fit the path MTU and must not be fragmented; the sender was told.";

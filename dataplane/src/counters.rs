@@ -17,9 +17,9 @@ impl DropCounters {
         Self::default()
     }
 
-    /// Counts one drop. To be called by the owning worker alone.
-    pub fn add(&self, reason: DropReason) {
-        add_alone(&self.0[reason as usize], 1);
+    /// Counts dropped packets. To be called by the owning worker alone.
+    pub fn add(&self, reason: DropReason, packets: usize) {
+        add_alone(&self.0[reason as usize], packets as u64);
     }
 }
 
@@ -65,11 +65,16 @@ pub struct SaCounters {
 }
 
 impl SaCounters {
-    /// Counts a packet of `bytes` octets and returns the totals after it (packets, octets).
-    pub(crate) fn add(&self, bytes: usize) -> (u64, u64) {
-        let packets = self.packets.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        (packets, bytes)
+    /// Counts packets of `bytes` octets together and returns the totals after them (packets, octets).
+    pub(crate) fn add(&self, packets: usize, bytes: usize) -> (u64, u64) {
+        let (packets, bytes) = (packets as u64, bytes as u64);
+        let total = self.packets.fetch_add(packets, Ordering::Relaxed) + packets;
+        (total, self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes)
+    }
+
+    /// [`Self::add`] where only one worker counts.
+    pub(crate) fn add_alone(&self, packets: usize, bytes: usize) -> (u64, u64) {
+        (add_alone(&self.packets, packets as u64), add_alone(&self.bytes, bytes as u64))
     }
 
     /// Packets so far.
@@ -103,10 +108,10 @@ pub struct PathCounters {
 }
 
 impl PathCounters {
-    /// Counts one authentic ESP packet from the peer.
+    /// Counts one authentic ESP packet from the peer. Only the worker that owns the inbound SA does.
     pub fn count_in(&self, bytes: usize) {
-        self.packets_in.fetch_add(1, Ordering::Relaxed);
-        self.bytes_in.fetch_add(bytes as u64, Ordering::Relaxed);
+        add_alone(&self.packets_in, 1);
+        add_alone(&self.bytes_in, bytes as u64);
     }
 
     /// Counts `packets` ESP packets, of `bytes` octets together, handed to the network.
@@ -171,9 +176,11 @@ pub struct ChildStats {
     pub paths: Vec<PathStats>,
 }
 
-/// An increment by the only writer: no read-modify-write cycle on the bus.
-fn add_alone(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+/// An increment by the only writer, and the total after it: no read-modify-write cycle on the bus.
+fn add_alone(counter: &AtomicU64, by: u64) -> u64 {
+    let total = counter.load(Ordering::Relaxed).wrapping_add(by);
+    counter.store(total, Ordering::Relaxed);
+    total
 }
 
 #[cfg(test)]
@@ -183,11 +190,11 @@ mod tests {
     #[test]
     fn drops_are_summed_over_workers() {
         let (a, b) = (DropCounters::new(), DropCounters::new());
-        a.add(DropReason::InNoSa);
-        b.add(DropReason::InNoSa);
-        b.add(DropReason::OutNoSa);
+        a.add(DropReason::InNoSa, 1);
+        b.add(DropReason::InNoSa, 1);
+        b.add(DropReason::OutNoSa, 3);
         let sum = DropCounts::sum([&a, &b]);
-        assert_eq!((sum.get(DropReason::InNoSa), sum.get(DropReason::OutNoSa)), (2, 1));
-        assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 3);
+        assert_eq!((sum.get(DropReason::InNoSa), sum.get(DropReason::OutNoSa)), (2, 3));
+        assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 5);
     }
 }

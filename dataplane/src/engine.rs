@@ -17,7 +17,7 @@ use mobikex_common::wire::echo::Echo;
 
 use crate::counters::{DropCounters, DropCounts};
 use crate::esp::IvSource;
-use crate::io::{Meta, RawEspSocket, Tun, TunQueue, UdpSocket, steering};
+use crate::io::{Meta, RawEspSocket, Tun, TunOffload, UdpSocket, steering};
 use crate::published::pin;
 use crate::tables::Tables;
 use crate::upcall::{Upcall, Upcalls};
@@ -42,6 +42,9 @@ pub struct DataplaneConfig {
     pub slots: u32,
     /// Also carry plain ESP (IP protocol 50).
     pub raw_esp: bool,
+    /// Move many packets at once where the system can: super-packets of the TUN device, datagrams that the system cuts
+    /// and merges.
+    pub offload: bool,
 }
 
 impl Default for DataplaneConfig {
@@ -55,6 +58,7 @@ impl Default for DataplaneConfig {
             mark: 0x6d6b,
             slots: 131_072,
             raw_esp: false,
+            offload: true,
         }
     }
 }
@@ -140,7 +144,7 @@ impl Dataplane {
         if config.slots == 0 || config.slots > MAX_SLOTS {
             return Err(DataplaneError::Config("there must be 1 to 1048576 slots for inbound SAs"));
         }
-        let tun = Tun::create(&config.tun_name, config.workers, config.tun_mtu)
+        let tun = Tun::create(&config.tun_name, config.workers, config.tun_mtu, config.offload)
             .map_err(|source| DataplaneError::Tun { name: config.tun_name.clone(), source })?;
         let (tun_name, tun_index) = (tun.name().to_owned(), tun.index());
 
@@ -153,6 +157,10 @@ impl Dataplane {
             }
             other => Some(other?),
         };
+        let segments = config.offload && v4.control.segments();
+        if config.offload {
+            tell_missing(tun.offload(), segments, v4.merged);
+        }
         let steered = v4.steered && v6.as_ref().is_none_or(|group| group.steered);
         let has_v6 = v6.is_some();
         let (mut v6_workers, mut control) = (Vec::new(), vec![v4.control]);
@@ -211,7 +219,8 @@ impl Dataplane {
                 this.sockets.raw6 = sockets.raw6.as_ref().map(RawEspSocket::try_clone).transpose()?;
             }
             let core = cores.get(index).copied();
-            this.spawn(index, poll, queue, sockets, core)?;
+            let worker = Worker::new(index, shared.clone(), poll, queue, sockets, segments)?;
+            this.spawn(index, worker, core)?;
         }
         tracing::info!(tun = this.tun_name, port, workers = config.workers, steered, "packet path is up");
         Ok(this)
@@ -220,12 +229,9 @@ impl Dataplane {
     fn spawn(
         &mut self,
         index: usize,
-        poll: Poll,
-        queue: TunQueue,
-        sockets: Sockets,
+        worker: Worker,
         core: Option<core_affinity::CoreId>,
     ) -> Result<(), DataplaneError> {
-        let worker = Worker::new(index, self.shared.clone(), poll, queue, sockets)?;
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new().name(format!("mobikex-w{index}")).spawn(move || {
             if let Some(core) = core
@@ -353,6 +359,8 @@ struct Group {
     control: UdpSocket,
     workers: Vec<UdpSocket>,
     steered: bool,
+    /// The workers' sockets get datagrams of equal size as one message.
+    merged: bool,
 }
 
 impl Group {
@@ -378,7 +386,23 @@ impl Group {
                 false
             }
         };
-        Ok(Self { control, workers, steered })
+        // The control thread's socket stays as it is: whatever is merged comes apart again before it gets there.
+        let merged = config.offload && workers.iter().all(|socket| socket.merge_received().is_ok());
+        Ok(Self { control, workers, steered, merged })
+    }
+}
+
+/// Says once what this kernel lacks.
+fn tell_missing(tun: TunOffload, segments: bool, merged: bool) {
+    let all = [
+        (tun > TunOffload::Packets, "super-packets of the TUN device"),
+        (tun == TunOffload::TcpUdp, "those of UDP"),
+        (segments, "cutting of datagrams (UDP_SEGMENT)"),
+        (merged, "merging of datagrams (UDP_GRO)"),
+    ];
+    let missing: Vec<_> = all.iter().filter(|(there, _)| !there).map(|(_, what)| *what).collect();
+    if !missing.is_empty() {
+        tracing::warn!("offloads that this kernel lacks, so that packets cost more: {}", missing.join(", "));
     }
 }
 

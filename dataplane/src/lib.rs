@@ -8,6 +8,7 @@ pub mod counters;
 mod engine;
 pub mod esp;
 pub mod io;
+pub mod offload;
 pub mod paths;
 pub mod published;
 pub mod sad;

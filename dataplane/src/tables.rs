@@ -767,7 +767,8 @@ mod tests {
                     let (mut counted, mut turn) = (0, u64::from(reader));
                     while !stop.load(Ordering::Relaxed) {
                         let guard = pin();
-                        let id = 1 + (turn as u32).wrapping_mul(0x9e37_79b9) % SAS;
+                        // Each SA has one owner, as in the packet path.
+                        let id = 1 + reader + 2 * ((turn as u32).wrapping_mul(0x9e37_79b9) % (SAS / 2));
                         let sa = tables.lookup_inbound(sa(id).spi_in, &guard).unwrap();
                         let paths = sa.addresses().load(&guard).unwrap();
                         let set = paths.set();

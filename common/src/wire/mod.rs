@@ -8,7 +8,9 @@ pub mod ike;
 pub mod ip;
 pub mod mobike_x;
 mod reader;
+pub mod tcp;
 pub mod udp;
+pub mod virtio;
 
 /// A packet or message does not have the form that its protocol demands.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]

@@ -26,7 +26,9 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         Some(n) => format!("{n} packet workers"),
         None => "a packet worker for every core".to_string(),
     };
-    writeln!(out, "  TUN device {}, MTU {}, {workers}{}", d.tun, d.mtu, if d.pin { ", pinned" } else { "" })?;
+    let pinned = if d.pin { ", pinned" } else { "" };
+    let offload = if d.offload { "" } else { ", without offloads" };
+    writeln!(out, "  TUN device {}, MTU {}, {workers}{pinned}{offload}", d.tun, d.mtu)?;
     writeln!(
         out,
         "  routes go into table {}, rule priority {}, own packets carry mark {:#x}",

@@ -47,6 +47,8 @@ pub struct DaemonSettings {
     pub workers: Option<usize>,
     /// Keep every worker on a core of its own.
     pub pin: bool,
+    /// Let the system hand over, cut and merge many packets at once.
+    pub offload: bool,
     /// Routing table of the tunnels' routes.
     pub table: u32,
     /// Priority of the rule that leads to that table.
@@ -70,6 +72,7 @@ impl Default for DaemonSettings {
             mtu: 1400,
             workers: None,
             pin: false,
+            offload: true,
             table: 220,
             priority: 220,
             mark: 0x6d6b,

@@ -47,6 +47,7 @@ pub(super) const DAEMON: SectionSpec = SectionSpec {
         ("mtu", Here),
         ("workers", Here),
         ("pin", Here),
+        ("offload", Here),
         ("table", Here),
         ("priority", Here),
         ("mark", Here),

@@ -181,9 +181,14 @@ fn the_daemons_own_settings() {
     let config = parse_str(
         "t.conf",
         "mobikex { port = 1500  port_nat_t = 14500  tun = mx7  mtu = 1380  workers = 2  pin = yes  table = 777\n\
-         priority = 100  mark = 0x77  max_child_sas = 1024  cookie_threshold = 0  half_open_limit = 500 }\n",
+         priority = 100  mark = 0x77  max_child_sas = 1024  cookie_threshold = 0  half_open_limit = 500\n\
+         offload = no }\n",
     );
-    let d = config.unwrap().daemon;
+    let config = config.unwrap();
+    let device = "  TUN device mx7, MTU 1380, 2 packet workers, pinned, without offloads";
+    assert!(config.describe().lines().any(|line| line == device), "{}", config.describe());
+    let d = config.daemon;
+    assert!(!d.offload && DaemonSettings::default().offload);
     assert_eq!(
         (d.port, d.port_nat_t, d.tun.as_str(), d.mtu, d.workers, d.pin),
         (1500, 14_500, "mx7", 1380, Some(2), true)

@@ -115,6 +115,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         mark: settings.mark,
         slots: settings.max_child_sas,
         raw_esp: needs_raw_esp(&config),
+        offload: settings.offload,
     })?;
     let sockets = IkeSockets::open(settings.port, settings.mark, dataplane.control_sockets())?;
     netlink.set_link_up(dataplane.tun_index(), settings.mtu)?;

@@ -11,7 +11,7 @@ use rand_core::{Rng, SeedableRng};
 
 pub use open::{Content, HEADROOM, Opened, OuterInfo, open};
 pub use replay::{ReplayTable, ReplayWindow, WINDOW_MAX, WINDOW_MIN};
-pub use seal::{Sealed, must_stay_whole, seal, seal_echo, seal_numbered, sealed_len};
+pub use seal::{Frame, Sealed, frame, must_stay_whole, seal, seal_echo, seal_in_place};
 
 /// Proof that the packet with this sequence number passed the integrity check. Only [`open`] makes one, so a
 /// replay window cannot move on the word of an unauthenticated packet.

@@ -32,25 +32,57 @@ pub fn seal(
     out: &mut [u8],
     ivs: &mut IvSource,
 ) -> Result<Sealed, DropReason> {
-    let text = check(sa, packet, out)?;
-    let seq = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
-    write(sa, seq, text, out, ivs).map(|len| finish(sa, packet, len, seq))
+    let frame = frame(sa, packet)?;
+    let text = &packet.bytes()[frame.skip..];
+    // Whatever can fail is checked before a number is drawn, so that numbers are not wasted on drops.
+    let out = room(sa, text.len(), out)?;
+    sa.admit(1, packet.total_len)?;
+    let sequence = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
+    out[sa.text_offset()..][..text.len()].copy_from_slice(text);
+    write(sa, sequence, frame.next_header, text.len(), out, ivs)?;
+    sa.count(1, packet.total_len);
+    Ok(Sealed { len: out.len(), tos: frame.tos, sequence })
 }
 
-/// Seals `packet` with a number that was reserved before; otherwise as [`seal`]. The number is consumed.
+/// What sealing needs to know of a packet, the same for all packets that a super-packet stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Frame {
+    next_header: u8,
+    /// Octets at the packet's front that stay outside ESP: the IP header in transport mode.
+    pub skip: usize,
+    /// DSCP and ECN of the outer header.
+    pub tos: u8,
+}
+
+/// How to seal `packet`. The caller has matched it to the SA's selectors.
 ///
 /// # Errors
-/// As for [`seal`], and when the number was drawn from another SA.
-pub fn seal_numbered(
+/// When the packet cannot be protected in the SA's mode.
+pub fn frame(sa: &OutboundSa, packet: &Packet<'_>) -> Result<Frame, DropReason> {
+    let (next_header, text) = plaintext(sa, packet)?;
+    let tos = match sa.mode() {
+        Mode::Tunnel => ecn::outer(packet.tos, sa.copy_dscp()),
+        Mode::Transport => packet.tos,
+    };
+    Ok(Frame { next_header, skip: packet.total_len - text.len(), tos })
+}
+
+/// Seals in place, with a number that was reserved before, which is consumed. `out` is just the ESP packet:
+/// [`OutboundSa::sealed_len`] octets, of which the plaintext, `len` octets, is there already from
+/// [`OutboundSa::text_offset`] on. The packet is not counted.
+///
+/// # Errors
+/// When the number was drawn from another SA or a length does not fit.
+pub fn seal_in_place(
     sa: &OutboundSa,
     number: SequenceNumber,
-    packet: &Packet<'_>,
+    frame: &Frame,
+    len: usize,
     out: &mut [u8],
     ivs: &mut IvSource,
-) -> Result<Sealed, DropReason> {
-    let text = check(sa, packet, out)?;
+) -> Result<(), DropReason> {
     let seq = number.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
-    write(sa, seq, text, out, ivs).map(|len| finish(sa, packet, len, seq))
+    write(sa, seq, frame.next_header, len, out, ivs)
 }
 
 /// Seals an ESP echo in its network form (draft-ietf-ipsecme-encrypted-esp-ping-03, 4). It is no traffic of the SA
@@ -64,13 +96,12 @@ pub fn seal_echo(
     out: &mut [u8],
     ivs: &mut IvSource,
 ) -> Result<Sealed, DropReason> {
-    if sa.sealed_len(message.len()) > out.len() {
-        return Err(DropReason::OutTooBig);
-    }
-    sa.within_limits()?;
+    let out = room(sa, message.len(), out)?;
+    sa.admit(1, message.len())?;
     let sequence = sa.next_sequence()?.take(sa.id()).ok_or(DropReason::OutSequenceExhausted)?;
-    let len = write(sa, sequence, (NEXT_HEADER_AGGFRAG, message), out, ivs)?;
-    Ok(Sealed { len, tos: 0, sequence })
+    out[sa.text_offset()..][..message.len()].copy_from_slice(message);
+    write(sa, sequence, NEXT_HEADER_AGGFRAG, message.len(), out, ivs)?;
+    Ok(Sealed { len: out.len(), tos: 0, sequence })
 }
 
 /// Whether the outer packet must not be fragmented: the inner one must not (IPv6 never is on its way), and DF is
@@ -80,47 +111,24 @@ pub fn must_stay_whole(sa: &OutboundSa, packet: &Packet<'_>) -> bool {
     inner && (sa.mode() == Mode::Transport || sa.copy_df())
 }
 
-/// Octets of the ESP packet that [`seal`] makes of `packet`.
-///
-/// # Errors
-/// When the packet cannot be protected in the SA's mode.
-pub fn sealed_len(sa: &OutboundSa, packet: &Packet<'_>) -> Result<usize, DropReason> {
-    Ok(sa.sealed_len(plaintext(sa, packet)?.1.len()))
+/// The part of `out` for the ESP packet around `len` octets of plaintext.
+fn room<'a>(sa: &OutboundSa, len: usize, out: &'a mut [u8]) -> Result<&'a mut [u8], DropReason> {
+    out.get_mut(..sa.sealed_len(len)).ok_or(DropReason::OutTooBig)
 }
 
-/// Whatever can fail is checked before a number is drawn, so that numbers are not wasted on drops. Returns the
-/// Next Header value and what it stands for.
-fn check<'a>(sa: &OutboundSa, packet: &Packet<'a>, out: &[u8]) -> Result<(u8, &'a [u8]), DropReason> {
-    let text = plaintext(sa, packet)?;
-    if sa.sealed_len(text.1.len()) > out.len() {
-        return Err(DropReason::OutTooBig);
-    }
-    sa.within_limits()?;
-    Ok(text)
-}
-
-/// Counts a packet that was sealed and says what its outer header needs.
-fn finish(sa: &OutboundSa, packet: &Packet<'_>, len: usize, sequence: u64) -> Sealed {
-    sa.count(packet.total_len);
-    let tos = match sa.mode() {
-        Mode::Tunnel => ecn::outer(packet.tos, sa.copy_dscp()),
-        Mode::Transport => packet.tos,
-    };
-    Sealed { len, tos, sequence }
-}
-
-/// Frames, pads and encrypts; `seq` is spent on this packet. Returns the octets of the ESP packet.
+/// Frames, pads and encrypts the plaintext that is in place in `out`; `seq` is spent on this packet.
 fn write(
     sa: &OutboundSa,
     seq: u64,
-    (next_header, payload): (u8, &[u8]),
+    next_header: u8,
+    len: usize,
     out: &mut [u8],
     ivs: &mut IvSource,
-) -> Result<usize, DropReason> {
+) -> Result<(), DropReason> {
     let cipher = sa.cipher();
-    let len = sa.sealed_len(payload.len());
-    let out = out.get_mut(..len).ok_or(DropReason::OutTooBig)?;
-
+    if out.len() != sa.sealed_len(len) {
+        return Err(DropReason::OutTooBig);
+    }
     let (header, rest) = out.split_at_mut(Header::LEN);
     let (iv, rest) = rest.split_at_mut(cipher.iv_len());
     let (text, icv) = rest.split_at_mut(rest.len() - cipher.icv_len());
@@ -132,8 +140,7 @@ fn write(
     } else {
         ivs.fill(iv);
     }
-    let (data, trailer) = text.split_at_mut(payload.len());
-    data.copy_from_slice(payload);
+    let trailer = &mut text[len..];
     let padding = trailer.len() - TRAILER_LEN;
     // Padding counts 1, 2, 3, ... (RFC 4303 2.4); the block length keeps it below 16.
     for (n, octet) in trailer[..padding].iter_mut().enumerate() {
@@ -146,8 +153,7 @@ fn write(
     cipher
         .seal(iv, covered.head(), covered.tail(), text, icv)
         // Only a text beyond the AEAD's own limit can fail here, far above any IP packet.
-        .map_err(|_| DropReason::OutTooBig)?;
-    Ok(len)
+        .map_err(|_| DropReason::OutTooBig)
 }
 
 /// What ESP protects of the packet, and the Next Header value for it.

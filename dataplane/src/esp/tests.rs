@@ -244,10 +244,15 @@ fn b21_workers_never_share_a_number() {
 fn b21_a_number_of_another_sa_is_refused() {
     let (one, other) = (outbound(&params(1, Mode::Tunnel, GCM)), outbound(&params(2, Mode::Tunnel, GCM)));
     let inner = udp(US, PEER, (1, 2), b"data");
-    let number = other.next_sequence().unwrap();
     let mut ivs = IvSource::from_seed([0; 32]);
-    let packet = Packet::parse(&inner).unwrap();
-    assert!(seal_numbered(&one, number, &packet, &mut [0; 2000], &mut ivs).is_err());
+    let frame = frame(&one, &Packet::parse(&inner).unwrap()).unwrap();
+    let mut out = vec![0; one.sealed_len(inner.len())];
+    let mut seal = |sa: &OutboundSa, out: &mut [u8]| {
+        seal_in_place(&one, sa.next_sequence().unwrap(), &frame, inner.len(), out, &mut ivs)
+    };
+    assert_eq!(seal(&other, &mut out), Err(DropReason::OutSequenceExhausted));
+    assert_eq!(seal(&one, &mut out[1..]), Err(DropReason::OutTooBig));
+    assert_eq!(seal(&one, &mut out), Ok(()));
 }
 
 #[test]

@@ -13,9 +13,12 @@ pub const BATCH: usize = 64;
 pub const HEADROOM: usize = 128;
 /// Octets from one packet's buffer to the next: the largest datagram and headroom. The odd multiple of a cache
 /// line keeps packet starts of a batch from falling into the same few cache sets.
-pub const SLOT: usize = 65_536 + HEADROOM + 64 * 31;
+const SLOT: usize = 65_536 + HEADROOM + 64 * 31;
 /// The largest packet that a slot takes.
 const PACKET: usize = 65_536;
+/// Octets that one receive call should bring at most, and messages that it asks for at least.
+const CACHED: usize = 256 << 10;
+const BATCH_MIN: usize = 4;
 
 /// Where a received packet came from and went to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,13 +41,27 @@ impl Meta {
     };
 }
 
-/// Packets of one receive call. Pages that no packet touches cost nothing.
+/// Messages of one receive call, each of which is a packet or, from a socket that merges, several of equal size.
+/// Pages that no packet touches cost nothing.
 pub struct RecvBatch {
     data: Box<[u8]>,
     headers: Box<[Header]>,
-    packets: Box<[(Meta, usize, usize)]>,
+    messages: Box<[Message]>,
     count: usize,
+    /// Messages to ask for next time.
+    limit: usize,
     truncated: u64,
+}
+
+/// A received message.
+#[derive(Clone, Copy)]
+struct Message {
+    meta: Meta,
+    /// First octet in the buffer.
+    start: usize,
+    len: usize,
+    /// Octets of each of its packets but the last.
+    segment: usize,
 }
 
 impl Default for RecvBatch {
@@ -54,56 +71,46 @@ impl Default for RecvBatch {
 }
 
 impl RecvBatch {
-    /// Room for [`BATCH`] packets.
+    /// Room for [`BATCH`] messages.
     pub fn new() -> Self {
-        Self::with_capacity(BATCH)
-    }
-
-    /// Room for `packets` packets, at most [`BATCH`].
-    pub fn with_capacity(packets: usize) -> Self {
-        let packets = packets.clamp(1, BATCH);
+        let empty = Message { meta: Meta::UNKNOWN, start: 0, len: 0, segment: 0 };
         Self {
-            data: vec![0; packets * SLOT].into_boxed_slice(),
-            headers: vec![Header::default(); packets].into_boxed_slice(),
-            packets: vec![(Meta::UNKNOWN, 0, 0); packets].into_boxed_slice(),
+            data: vec![0; BATCH * SLOT].into_boxed_slice(),
+            headers: vec![Header::default(); BATCH].into_boxed_slice(),
+            messages: vec![empty; BATCH].into_boxed_slice(),
             count: 0,
+            limit: BATCH,
             truncated: 0,
         }
     }
 
-    /// Packets of the last call.
-    pub fn len(&self) -> usize {
+    /// Messages of the last call.
+    pub fn messages(&self) -> usize {
         self.count
     }
 
-    /// Whether the last call brought nothing.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
+    /// Packets in a message of the last call, at least one.
+    pub fn packets(&self, message: usize) -> usize {
+        let Message { len, segment, .. } = self.messages[..self.count][message];
+        len.div_ceil(segment.max(1)).max(1)
     }
 
-    /// Packet `index` of the last call.
-    pub fn get(&self, index: usize) -> (Meta, &[u8]) {
-        let (meta, start, len) = self.packets[..self.count][index];
-        (meta, &self.data[start..][..len])
-    }
-
-    /// Packet `index`, to be changed in place.
-    pub fn get_mut(&mut self, index: usize) -> (Meta, &mut [u8]) {
-        let (meta, start, len) = self.packets[..self.count][index];
-        (meta, &mut self.data[start..][..len])
-    }
-
-    /// Packet `index` with [`HEADROOM`] or more free octets in front: the buffer and where the packet starts
-    /// in it. The packet ends with the buffer.
-    pub fn with_headroom(&mut self, index: usize) -> (Meta, &mut [u8], usize) {
-        let (meta, start, len) = self.packets[..self.count][index];
-        let slot = index * SLOT;
-        (meta, &mut self.data[slot..start + len], start - slot)
+    /// Packet `index` of a message, with [`HEADROOM`] or more octets in front: the buffer and where the packet
+    /// starts in it. The packet ends with the buffer. What is in front is free only until the packets before it of
+    /// the same message are done with.
+    pub fn with_headroom(&mut self, message: usize, index: usize) -> (Meta, &mut [u8], usize) {
+        let (meta, start, end) = self.place(message, index);
+        let slot = message * SLOT;
+        (meta, &mut self.data[slot..end], start - slot)
     }
 
     /// The packets of the last call, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Meta, &[u8])> {
-        (0..self.count).map(|index| self.get(index))
+        let all = (0..self.count).flat_map(|message| (0..self.packets(message)).map(move |n| (message, n)));
+        all.map(|(message, index)| {
+            let (meta, start, end) = self.place(message, index);
+            (meta, &self.data[start..end])
+        })
     }
 
     /// Datagrams lost so far because they were longer than any IP packet can be.
@@ -111,7 +118,13 @@ impl RecvBatch {
         self.truncated
     }
 
-    /// One `recvmmsg`. `describe` gives a packet's address pair and how many octets to skip in front of it, or
+    fn place(&self, message: usize, index: usize) -> (Meta, usize, usize) {
+        let Message { meta, start, len, segment } = self.messages[..self.count][message];
+        let from = (index * segment).min(len);
+        (meta, start + from, start + (from + segment).min(len))
+    }
+
+    /// One `recvmmsg`. `describe` gives a message's address pair and how many octets to skip in front of it, or
     /// `None` to ignore it.
     pub(super) fn receive(
         &mut self,
@@ -119,23 +132,38 @@ impl RecvBatch {
         describe: impl Fn(&Header, &[u8]) -> Option<(Meta, usize)>,
     ) -> io::Result<usize> {
         self.count = 0;
-        for (index, header) in self.headers.iter_mut().enumerate() {
+        let headers = &mut self.headers[..self.limit];
+        for (index, header) in headers.iter_mut().enumerate() {
             header.offset = index * SLOT + HEADROOM;
             header.len = PACKET;
         }
-        let received = sys::receive_many(fd, &mut self.data, &mut self.headers)?;
-        for index in 0..received {
-            let header = &self.headers[index];
+        let received = sys::receive_many(fd, &mut self.data, headers)?;
+        let mut octets = 0;
+        for (header, message) in headers.iter().zip(&mut self.messages).take(received) {
             let bytes = &self.data[header.offset..][..header.len.min(PACKET)];
             let described = if header.truncated { None } else { describe(header, bytes) };
             self.truncated += u64::from(header.truncated);
-            self.packets[index] = match described {
-                Some((meta, skip)) if skip <= bytes.len() => (meta, header.offset + skip, bytes.len() - skip),
+            octets += bytes.len();
+            *message = match described {
+                Some((meta, skip)) if skip <= bytes.len() => {
+                    let len = bytes.len() - skip;
+                    let segment = match header.control.info(header.control_len).segment {
+                        0 => len,
+                        size => size,
+                    };
+                    Message { meta, start: header.offset + skip, len, segment }
+                }
                 // Ignored ones stay as empty packets, which every reader drops as too short.
-                _ => (Meta::UNKNOWN, header.offset, 0),
+                _ => Message { meta: Meta::UNKNOWN, start: header.offset, len: 0, segment: 0 },
             };
         }
         self.count = received;
+        // Long messages would push each other out of the cache before they are looked at.
+        self.limit = match octets {
+            _ if octets > CACHED => (received / 2).clamp(BATCH_MIN, BATCH),
+            _ if received == self.limit => (self.limit * 2).min(BATCH),
+            _ => self.limit,
+        };
         Ok(received)
     }
 }
@@ -159,94 +187,155 @@ pub struct SendSlot {
 
 /// Groups of a [`SendBatch`] that are sent by different calls.
 pub const LANES: usize = 8;
+/// Messages that a lane holds.
+pub const MESSAGES: usize = 256;
+/// Octets that a batch holds.
+const ARENA: usize = 384 << 10;
+/// Datagrams that the system cuts one message into, and octets of it, at most.
+const SEGMENTS: usize = 64;
+const RUN: usize = 65_000;
+/// Messages among which one for the same way is looked for.
+const NEIGHBOURS: usize = 8;
+/// Ways that are remembered because the system cannot cut messages for them.
+const REFUSED: usize = 8;
 
 /// Packets to be sent: reserve a buffer, write into it, commit; an abandoned reservation costs nothing.
 ///
-/// Packets that need another socket or socket option go into another lane; within a lane order is kept.
+/// Packets that need another socket or socket option go into another lane; within a lane the order of packets that
+/// go the same way is kept. Where the system cuts messages (`UDP_SEGMENT`), packets of equal size that go the same way
+/// become one, of which the last may be shorter.
 pub struct SendBatch {
     data: Box<[u8]>,
     used: usize,
+    /// Where the packet that was committed last lies.
+    last: usize,
+    /// The caller's tag of the packets from this offset on.
+    tags: Vec<(usize, usize)>,
     lanes: [Lane; LANES],
+    /// Ways whose messages the system does not cut, the one met last at `refusals % REFUSED`.
+    refused: [Option<Way>; REFUSED],
+    refusals: usize,
+    /// For runs that go out packet by packet.
+    singles: Vec<Header>,
+}
+
+/// What makes the kernel's form of a message: addresses, interface, traffic class.
+type Way = (SocketAddr, SocketAddr, u32, u8);
+
+fn way(slot: &SendSlot) -> Way {
+    (slot.remote, slot.local, slot.device, slot.tos)
 }
 
 #[derive(Default)]
 struct Lane {
+    /// The system cuts messages of this lane.
+    segments: bool,
     headers: Vec<Header>,
-    slots: Vec<SendSlot>,
+    runs: Vec<Run>,
 }
 
-impl Default for SendBatch {
-    fn default() -> Self {
-        Self::new()
-    }
+/// One message: packets of `slot.len` octets that lie behind each other, the last of which may be shorter.
+struct Run {
+    slot: SendSlot,
+    count: usize,
+    /// Nothing can follow.
+    complete: bool,
+    /// Octets of ancillary data without the size of the datagrams.
+    control_len: usize,
 }
 
 impl SendBatch {
-    /// Room for [`BATCH`] packets.
-    pub fn new() -> Self {
-        let lane = || Lane { headers: Vec::with_capacity(BATCH), slots: Vec::with_capacity(BATCH) };
+    /// An empty batch; `segments` says in which lanes the system cuts messages.
+    pub fn new(segments: [bool; LANES]) -> Self {
+        let lane = |segments| Lane {
+            segments,
+            headers: Vec::with_capacity(MESSAGES),
+            runs: Vec::with_capacity(MESSAGES),
+        };
         Self {
-            data: vec![0; BATCH * SLOT].into_boxed_slice(),
+            data: vec![0; ARENA].into_boxed_slice(),
             used: 0,
-            lanes: std::array::from_fn(|_| lane()),
+            last: 0,
+            tags: Vec::with_capacity(MESSAGES),
+            lanes: segments.map(lane),
+            refused: [None; REFUSED],
+            refusals: 0,
+            singles: Vec::with_capacity(SEGMENTS),
         }
     }
 
-    /// Packets that wait in a lane.
+    /// Messages that wait in a lane.
     pub fn len(&self, lane: usize) -> usize {
-        self.lanes[lane].slots.len()
+        self.lanes[lane].runs.len()
     }
 
     /// Whether nothing waits in any lane.
     pub fn is_empty(&self) -> bool {
-        self.lanes.iter().all(|lane| lane.slots.is_empty())
+        self.lanes.iter().all(|lane| lane.runs.is_empty())
     }
 
-    /// The next packet's buffer, or `None` when the batch is full.
-    pub fn reserve(&mut self) -> Option<&mut [u8]> {
-        let index = self.used;
-        (index < BATCH).then(|| &mut self.data[index * SLOT..][..PACKET])
+    /// Octets that wait.
+    pub fn octets(&self) -> usize {
+        self.used
     }
 
-    /// Packets, copies included, that every lane still takes before it must be sent.
-    pub fn room(&self) -> usize {
-        BATCH - self.lanes.iter().map(|lane| lane.slots.len()).max().unwrap_or(0)
+    /// A buffer of `len` octets for the next packet, or `None` when the batch is full.
+    pub fn reserve(&mut self, len: usize) -> Option<&mut [u8]> {
+        self.data.get_mut(self.used..self.used + len)
+    }
+
+    /// Whether so many packets, each with so many copies, of so many octets together still fit.
+    pub fn fits(&self, packets: usize, copies: usize, octets: usize) -> bool {
+        let waiting = self.lanes.iter().map(|lane| lane.runs.len()).max().unwrap_or(0);
+        self.used + octets <= ARENA
+            && waiting + packets * copies <= MESSAGES
+            && self.tags.len() + packets <= MESSAGES
     }
 
     /// Queues what was written into the reserved buffer.
     pub fn commit(&mut self, lane: usize, slot: SendSlot) {
-        if self.used < BATCH {
-            self.push(lane, slot, self.used);
-            self.used += 1;
+        if self.tags.last().is_none_or(|(_, tag)| *tag != slot.tag) {
+            self.tags.push((self.used, slot.tag));
         }
+        self.last = self.used;
+        self.used += slot.len;
+        self.push(lane, slot);
     }
 
     /// Queues the packet that was committed last once more, for another way. It shares the buffer.
     pub fn commit_copy(&mut self, lane: usize, slot: SendSlot) {
-        if let Some(last) = self.used.checked_sub(1)
-            && self.lanes[lane].slots.len() < BATCH
-        {
-            self.push(lane, slot, last);
+        if self.last + slot.len == self.used && self.lanes[lane].runs.len() < MESSAGES {
+            self.push(lane, slot);
         }
     }
 
-    fn push(&mut self, lane: usize, slot: SendSlot, buffer: usize) {
+    fn push(&mut self, lane: usize, slot: SendSlot) {
+        let (offset, way_of) = (self.last, way(&slot));
+        let uncut = self.refusals > 0 && self.refused.contains(&Some(way_of));
         let lane = &mut self.lanes[lane];
-        // Neighbours mostly share their path: copy what is already in the kernel's form.
-        let way = |s: &SendSlot| (s.remote, s.local, s.device, s.tos);
-        let same = lane.slots.last().filter(|last| way(last) == way(&slot));
-        let mut header = match (same, lane.headers.last()) {
-            (Some(_), Some(header)) => *header,
-            _ => {
+        // Neighbours mostly share their path, or take turns on a few.
+        let recent = lane.runs.len().saturating_sub(NEIGHBOURS);
+        let same = lane.runs[recent..].iter().rposition(|run| way(&run.slot) == way_of).map(|at| recent + at);
+        if let Some(at) = same
+            && lane.segments
+            && !uncut
+            && lane.runs[at].append(&mut lane.headers[at], offset, slot.len)
+        {
+            return;
+        }
+        let mut header = match same {
+            // What is already in the kernel's form is copied.
+            Some(at) => Header { control_len: lane.runs[at].control_len, ..lane.headers[at] },
+            None => {
                 let (name, name_len) = Name::new(slot.remote);
                 let (control, control_len) = Control::new(slot.local, slot.remote, slot.device, slot.tos);
                 Header { name, name_len, control, control_len, ..Header::default() }
             }
         };
-        header.offset = buffer * SLOT;
-        header.len = slot.len.min(PACKET);
+        (header.offset, header.len) = (offset, slot.len);
+        let control_len = header.control_len;
         lane.headers.push(header);
-        lane.slots.push(slot);
+        lane.runs.push(Run { slot, count: 1, complete: false, control_len });
     }
 
     /// Sends a lane, in order, and empties it. `failed` hears of each packet that the system refused; the
@@ -258,38 +347,127 @@ impl SendBatch {
         mut failed: impl FnMut(&SendSlot, io::Error),
     ) -> usize {
         let (mut at, mut sent) = (0, 0);
-        let Lane { headers, slots } = &mut self.lanes[lane];
-        while at < slots.len() {
-            match sys::send_many(fd, &self.data, &headers[at..]) {
+        let Self { data, tags, lanes, singles, .. } = self;
+        let Lane { headers, runs, .. } = &mut lanes[lane];
+        let mut refused = None;
+        while at < runs.len() {
+            match sys::send_many(fd, data, &headers[at..]) {
                 Ok(0) => break,
                 Ok(count) => {
+                    sent += runs[at..at + count].iter().map(|run| run.count).sum::<usize>();
                     at += count;
-                    sent += count;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    failed(&slots[at], error);
+                    // The device cannot do what cutting needs.
+                    if runs[at].count > 1 && error.raw_os_error() == Some(libc::EIO) {
+                        refused = Some(way(&runs[at].slot));
+                    }
+                    sent += runs[at].one_by_one(&headers[at], data, tags, singles, fd, error, &mut failed);
                     at += 1;
                 }
             }
         }
         headers.clear();
-        slots.clear();
-        if self.is_empty() {
-            self.used = 0;
+        runs.clear();
+        if let Some(way) = refused {
+            if self.refusals == 0 {
+                tracing::warn!(remote = %way.0, "no segmentation of datagrams by this way, they go out one by one");
+            }
+            self.refused[self.refusals % REFUSED] = Some(way);
+            self.refusals += 1;
         }
+        self.free();
         sent
     }
 
-    /// Drops what waits in a lane and returns how much that was.
+    /// Drops what waits in a lane and returns how many packets that was.
     pub fn discard(&mut self, lane: usize) -> usize {
-        let Lane { headers, slots } = &mut self.lanes[lane];
-        let count = slots.len();
+        let Lane { headers, runs, .. } = &mut self.lanes[lane];
+        let count = runs.iter().map(|run| run.count).sum();
         headers.clear();
-        slots.clear();
+        runs.clear();
+        self.free();
+        count
+    }
+
+    fn free(&mut self) {
         if self.is_empty() {
             self.used = 0;
+            self.last = 0;
+            self.tags.clear();
         }
-        count
+    }
+}
+
+impl Run {
+    /// Takes the packet at `offset` in, if it may follow.
+    fn append(&mut self, header: &mut Header, offset: usize, len: usize) -> bool {
+        let size = self.slot.len;
+        let follows = header.offset + header.len == offset && len <= size && !self.complete;
+        if !follows || self.count == SEGMENTS || header.len + len > RUN {
+            return false;
+        }
+        if self.count == 1 {
+            header.control_len = header.control.segment(self.control_len, size as u16);
+        }
+        self.count += 1;
+        self.complete = len < size;
+        header.len += len;
+        true
+    }
+
+    /// Sends a run that was refused with `error` packet by packet, if that may help, and tells of each packet that
+    /// cannot be sent. Returns how many could.
+    #[allow(clippy::too_many_arguments)] // The parts of a batch, borrowed apart.
+    fn one_by_one(
+        &self,
+        header: &Header,
+        data: &[u8],
+        tags: &[(usize, usize)],
+        singles: &mut Vec<Header>,
+        fd: BorrowedFd<'_>,
+        error: io::Error,
+        failed: &mut impl FnMut(&SendSlot, io::Error),
+    ) -> usize {
+        let end = header.offset + header.len;
+        let starts = (header.offset..end).step_by(self.slot.len.max(1));
+        singles.clear();
+        singles.extend(starts.map(|offset| {
+            let len = self.slot.len.min(end - offset);
+            Header { offset, len, control_len: self.control_len, ..*header }
+        }));
+        let slot = |single: &Header| {
+            let tag = tags.partition_point(|(offset, _)| *offset <= single.offset);
+            let tag = tag.checked_sub(1).map_or(self.slot.tag, |at| tags[at].1);
+            SendSlot { tag, len: single.len, ..self.slot }
+        };
+        // Too long for the path, or impossible for the device: that is no reason for packets by themselves.
+        let code = error.raw_os_error();
+        let helps = self.count > 1 && matches!(code, Some(libc::EINVAL | libc::EMSGSIZE | libc::EIO));
+        let again = |error: &io::Error| match error.raw_os_error() {
+            Some(code) => io::Error::from_raw_os_error(code),
+            None => error.kind().into(),
+        };
+        if !helps {
+            singles.iter().for_each(|single| failed(&slot(single), again(&error)));
+            return 0;
+        }
+        let (mut at, mut sent) = (0, 0);
+        while at < singles.len() {
+            match sys::send_many(fd, data, &singles[at..]) {
+                Ok(0) => break,
+                Ok(count) => {
+                    sent += count;
+                    at += count;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    failed(&slot(&singles[at]), error);
+                    at += 1;
+                }
+            }
+        }
+        sent
     }
 }

@@ -33,6 +33,8 @@ pub(super) struct Info {
     pub(super) ifindex: u32,
     /// The TOS octet or the traffic class.
     pub(super) tos: u8,
+    /// The message is a run of datagrams of this many octets, the last of which may be shorter; 0 = it is one.
+    pub(super) segment: usize,
 }
 
 impl Name {
@@ -111,6 +113,12 @@ impl Control {
         (control, at)
     }
 
+    /// Adds to the first `len` octets that the message is to be cut into datagrams of `size` octets; returns the new
+    /// length.
+    pub(super) fn segment(&mut self, len: usize, size: u16) -> usize {
+        self.put(len, libc::SOL_UDP, libc::UDP_SEGMENT, &size.to_ne_bytes())
+    }
+
     /// What the first `len` octets, as the kernel wrote them, say.
     pub(super) fn info(&self, len: usize) -> Info {
         let mut info = Info::default();
@@ -135,6 +143,10 @@ impl Control {
                 (libc::IPPROTO_IP, libc::IP_TOS) if !body.is_empty() => info.tos = body[0],
                 (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) if body.len() >= 4 => {
                     info.tos = i32::from_ne_bytes([body[0], body[1], body[2], body[3]]) as u8;
+                }
+                (libc::SOL_UDP, libc::UDP_GRO) if body.len() >= 4 => {
+                    let size = i32::from_ne_bytes([body[0], body[1], body[2], body[3]]);
+                    info.segment = usize::try_from(size).unwrap_or(0);
                 }
                 _ => {}
             }
@@ -195,6 +207,24 @@ mod tests {
         let (control, len) = Control::new(local, local, 0, 0xb9);
         let info = control.info(len);
         assert_eq!((info.local, info.ifindex, info.tos), (Some(local.ip()), 0, 0xb9));
+    }
+
+    #[test]
+    fn a_run_names_the_size_of_its_datagrams() {
+        let local = "192.0.2.1:4500".parse().unwrap();
+        let (mut control, len) = Control::new(local, local, 0, 0xb9);
+        let with = control.segment(len, 1408);
+        assert_eq!(with - len, align(CMSG_HEADER + 2));
+        assert_eq!(
+            (control.info(with).tos, control.info(with).segment),
+            (0xb9, 0),
+            "no word of what was received"
+        );
+        let (mut control, len) = (Control::default(), 0);
+        let len = control.put(len, libc::SOL_UDP, libc::UDP_GRO, &1408i32.to_ne_bytes());
+        assert_eq!(control.info(len).segment, 1408);
+        control.put(0, libc::SOL_UDP, libc::UDP_GRO, &(-1i32).to_ne_bytes());
+        assert_eq!(control.info(len).segment, 0);
     }
 
     #[test]

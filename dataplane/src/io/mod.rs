@@ -13,9 +13,9 @@ mod sys;
 mod tun;
 mod udp;
 
-pub use batch::{BATCH, HEADROOM, LANES, Meta, RecvBatch, SLOT, SendBatch, SendSlot};
+pub use batch::{BATCH, HEADROOM, LANES, MESSAGES, Meta, RecvBatch, SendBatch, SendSlot};
 pub use raw::RawEspSocket;
-pub use tun::{Tun, TunQueue};
+pub use tun::{TUN_READ, Tun, TunOffload, TunQueue};
 pub use udp::{UdpSocket, path_mtu};
 
 #[cfg(test)]

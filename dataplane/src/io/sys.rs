@@ -9,7 +9,7 @@ use std::mem::{size_of, size_of_val, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::ptr;
 
-use libc::{c_int, c_ulong, c_void, socklen_t};
+use libc::{c_int, c_uint, c_ulong, c_void, socklen_t};
 
 use super::batch::BATCH;
 use super::message::{Control, Name};
@@ -153,6 +153,14 @@ pub(super) fn attach_tun(fd: BorrowedFd<'_>, name: &str, flags: c_int) -> io::Re
     request.ifr_ifru.ifru_flags = flags as i16;
     ioctl(fd, libc::TUNSETIFF as c_ulong, &mut request)?;
     Ok(request.ifr_name.iter().take_while(|&&c| c != 0).map(|&c| char::from(c as u8)).collect())
+}
+
+/// `TUNSETOFFLOAD`: what the device may leave to us when it hands over packets; `TUN_F_*`.
+pub(super) fn set_tun_offload(fd: BorrowedFd<'_>, features: c_uint) -> io::Result<()> {
+    // SAFETY: the request takes its argument by value; no memory is involved.
+    check(unsafe {
+        libc::ioctl(fd.as_raw_fd(), libc::TUNSETOFFLOAD as c_ulong as _, c_ulong::from(features))
+    })
 }
 
 /// Sets the MTU of an interface. `fd` is any socket.

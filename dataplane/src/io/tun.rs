@@ -1,28 +1,54 @@
-//! The TUN device: one queue per worker.
+//! The TUN device: one queue per worker. With offloads a packet has a virtio header before it, and may stand for many.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
+use mobikex_common::wire::virtio::Header;
+
 use super::sys;
+
+/// Octets that [`TunQueue::recv`] needs: the longest super-packet and its header.
+pub const TUN_READ: usize = Header::LEN + 40 + 65_536;
 
 /// Packets that may wait in the device; the default of 500 loses bursts.
 const QUEUE_LENGTH: u16 = 2000;
 /// `IFF_TUN_EXCL`: refuse to join a device that exists already.
 const EXCLUSIVE: libc::c_int = 0x8000;
 
+/// Checksums are left to us, and TCP comes in super-packets.
+const TCP: libc::c_uint = libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// So does UDP; Linux 6.2 and later.
+const UDP: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+
+/// What a TUN device moves at once, in both directions.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum TunOffload {
+    /// Packets.
+    Packets,
+    /// Super-packets of TCP too.
+    Tcp,
+    /// And of UDP.
+    TcpUdp,
+}
+
 /// A TUN device that lives as long as its queues.
 #[derive(Debug)]
 pub struct Tun {
     name: String,
     index: u32,
+    offload: TunOffload,
     queues: Vec<TunQueue>,
 }
 
 /// One queue: IP packets, one per read or write, without blocking.
-pub struct TunQueue(Device);
+pub struct TunQueue {
+    device: Device,
+    offload: TunOffload,
+}
 
 enum Device {
     Direct(File),
@@ -31,14 +57,17 @@ enum Device {
 }
 
 impl Tun {
-    /// Creates the device `name` (`%d` in it becomes a free number) with `queues` queues. A device of that name
-    /// must not exist. Where the kernel knows no multiple queues, a plain device is opened and its one queue
-    /// is shared for writing. The device is down and without addresses.
-    pub fn create(name: &str, queues: usize, mtu: u16) -> io::Result<Self> {
-        let tun = match Self::multi_queue(name, queues.max(1)) {
+    /// Creates the device `name` (`%d` in it becomes a free number) with `queues` queues, and offloads if `offload`
+    /// and as far as the kernel has them. A device of that name must not exist. Where the kernel knows no multiple
+    /// queues, a plain device is opened and its one queue is shared for writing. The device is down and without
+    /// addresses.
+    pub fn create(name: &str, queues: usize, mtu: u16, offload: bool) -> io::Result<Self> {
+        let queues = queues.max(1);
+        let offloading = if offload { Self::offloading(name, queues)? } else { None };
+        let tun = match offloading.map_or_else(|| Self::multi_queue(name, queues, 0), Ok) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 tracing::warn!(name, "no multi-queue TUN device here, one worker reads for all: {error}");
-                Self::plain(name, queues.max(1))?
+                Self::plain(name, queues)?
             }
             other => other?,
         };
@@ -61,14 +90,36 @@ impl Tun {
         self.index
     }
 
+    /// What the device moves at once.
+    pub fn offload(&self) -> TunOffload {
+        self.offload
+    }
+
     /// Gives the queues away, one per worker.
     pub fn into_queues(self) -> Vec<TunQueue> {
         self.queues
     }
 
-    fn multi_queue(name: &str, count: usize) -> io::Result<Self> {
-        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE;
+    /// A device with offloads; `None` where the kernel does not offer them.
+    fn offloading(name: &str, count: usize) -> io::Result<Option<Self>> {
+        let mut tun = match Self::multi_queue(name, count, libc::IFF_VNET_HDR) {
+            Ok(tun) => tun,
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let Device::Direct(file) = &tun.queues[0].device else { return Ok(None) };
+        let offers = [(TunOffload::TcpUdp, TCP | UDP), (TunOffload::Tcp, TCP)];
+        let taken = offers.iter().find(|(_, features)| sys::set_tun_offload(file.as_fd(), *features).is_ok());
+        let Some((offload, _)) = taken else { return Ok(None) };
+        tun.offload = *offload;
+        tun.queues.iter_mut().for_each(|queue| queue.offload = *offload);
+        Ok(Some(tun))
+    }
+
+    fn multi_queue(name: &str, count: usize, more: libc::c_int) -> io::Result<Self> {
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | more;
         let (mut name, mut queues) = (name.to_owned(), Vec::with_capacity(count));
+        let offload = TunOffload::Packets;
         for number in 0..count {
             let file = OpenOptions::new()
                 .read(true)
@@ -77,42 +128,58 @@ impl Tun {
                 .open("/dev/net/tun")?;
             let exclusive = if number == 0 { EXCLUSIVE } else { 0 };
             name = sys::attach_tun(file.as_fd(), &name, flags | exclusive)?;
-            queues.push(TunQueue(Device::Direct(file)));
+            queues.push(TunQueue { device: Device::Direct(file), offload });
         }
-        Ok(Self { index: sys::interface_index(&name)?, name, queues })
+        Ok(Self { index: sys::interface_index(&name)?, name, offload, queues })
     }
 
     fn plain(name: &str, count: usize) -> io::Result<Self> {
         let device = tun_tap::Iface::without_packet_info(name, tun_tap::Mode::Tun)?;
         sys::set_nonblocking(device.as_raw_fd())?;
         let name = device.name().to_owned();
-        let device = Arc::new(device);
-        let queues = (0..count).map(|n| TunQueue(Device::Shared(device.clone(), n == 0))).collect();
-        Ok(Self { index: sys::interface_index(&name)?, name, queues })
+        let (device, offload) = (Arc::new(device), TunOffload::Packets);
+        let queue = |n| TunQueue { device: Device::Shared(device.clone(), n == 0), offload };
+        let queues = (0..count).map(queue).collect();
+        Ok(Self { index: sys::interface_index(&name)?, name, offload, queues })
     }
 }
 
 impl TunQueue {
     /// Whether packets can be read here; only the first queue of a plain device reads.
     pub fn reads(&self) -> bool {
-        match &self.0 {
+        match &self.device {
             Device::Direct(_) => true,
             Device::Shared(_, reads) => *reads,
         }
     }
 
-    /// Reads one packet. `WouldBlock` when there is none.
-    pub fn recv(&self, packet: &mut [u8]) -> io::Result<usize> {
-        match &self.0 {
-            Device::Direct(file) => (&mut &*file).read(packet),
-            Device::Shared(device, _) => device.recv(packet),
-        }
+    /// What the queue moves at once.
+    pub fn offload(&self) -> TunOffload {
+        self.offload
     }
 
-    /// Writes one packet into the device: the system receives it.
-    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
-        match &self.0 {
-            Device::Direct(file) => (&mut &*file).write(packet),
+    /// Reads one packet into `buffer` ([`TUN_READ`] octets): what its header says, and where it lies. `WouldBlock`
+    /// when there is none.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<(Header, Range<usize>)> {
+        let len = match &self.device {
+            Device::Direct(file) => (&mut &*file).read(buffer)?,
+            Device::Shared(device, _) => device.recv(buffer)?,
+        };
+        if self.offload == TunOffload::Packets {
+            return Ok((Header::default(), 0..len));
+        }
+        let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        Ok((Header::parse(&buffer[..len]).map_err(bad)?, Header::LEN..len))
+    }
+
+    /// Writes one packet into the device: the system receives it. A header that says more than nothing is for
+    /// devices with offloads only.
+    pub fn send(&self, header: &Header, packet: &[u8]) -> io::Result<()> {
+        match &self.device {
+            Device::Direct(file) if self.offload == TunOffload::Packets => (&mut &*file).write(packet),
+            Device::Direct(file) => {
+                (&mut &*file).write_vectored(&[IoSlice::new(&header.emit()), IoSlice::new(packet)])
+            }
             Device::Shared(device, _) => device.send(packet),
         }
         .map(|_| ())
@@ -121,7 +188,7 @@ impl TunQueue {
 
 impl AsRawFd for TunQueue {
     fn as_raw_fd(&self) -> RawFd {
-        match &self.0 {
+        match &self.device {
             Device::Direct(file) => file.as_raw_fd(),
             Device::Shared(device, _) => device.as_raw_fd(),
         }
@@ -139,8 +206,8 @@ mod tests {
     use super::*;
 
     /// Each test runs in a namespace of its own, so the name is free.
-    fn create(queues: usize) -> Option<Tun> {
-        match sys::enter_new_network().and_then(|()| Tun::create("mkxt%d", queues, 1400)) {
+    fn create(queues: usize, offload: bool) -> Option<Tun> {
+        match sys::enter_new_network().and_then(|()| Tun::create("mkxt%d", queues, 1400, offload)) {
             Ok(tun) => Some(tun),
             Err(error) => {
                 let kinds = [io::ErrorKind::PermissionDenied, io::ErrorKind::NotFound];
@@ -153,18 +220,23 @@ mod tests {
 
     #[test]
     fn a_device_has_the_queues_asked_for_and_cannot_be_joined() {
-        let Some(tun) = create(2) else { return };
-        assert_eq!(tun.name(), "mkxt0");
-        assert_ne!(tun.index(), 0);
-        assert_eq!(tun.queues.len(), 2);
-        let mut packet = [0; 64];
-        assert_eq!(tun.queues[1].recv(&mut packet).unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        assert_eq!(Tun::create("mkxt0", 1, 1400).unwrap_err().raw_os_error(), Some(libc::EBUSY));
+        for offload in [false, true] {
+            let Some(tun) = create(2, offload) else { return };
+            assert_eq!(tun.name(), "mkxt0");
+            assert_ne!(tun.index(), 0);
+            assert_eq!(tun.queues.len(), 2);
+            assert_eq!(tun.offload() == TunOffload::Packets, !offload, "{:?}", tun.offload());
+            assert!(tun.queues.iter().all(|queue| queue.offload() == tun.offload()));
+            let mut packet = [0; 64];
+            assert_eq!(tun.queues[1].recv(&mut packet).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let again = Tun::create("mkxt0", 1, 1400, offload).unwrap_err();
+            assert_eq!(again.raw_os_error(), Some(libc::EBUSY));
+        }
     }
 
     #[test]
     fn the_plain_device_reads_on_its_first_queue_only() {
-        if create(1).is_none() {
+        if create(1, true).is_none() {
             return;
         }
         let queues = Tun::plain("mkxp0", 2).unwrap().into_queues();

@@ -62,7 +62,21 @@ impl UdpSocket {
         self.local
     }
 
-    /// Receives up to a batch of datagrams without waiting. `WouldBlock` when there are none.
+    /// Whether the system cuts messages into datagrams (`UDP_SEGMENT`).
+    pub fn segments(&self) -> bool {
+        sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, 0).is_ok()
+    }
+
+    /// Has the system merge datagrams of equal size into one message (`UDP_GRO`). The group's program sees the first
+    /// of them only, so the others may belong to anybody.
+    ///
+    /// # Errors
+    /// When the system cannot.
+    pub fn merge_received(&self) -> io::Result<()> {
+        sys::set_option(self.as_fd(), libc::SOL_UDP, libc::UDP_GRO, 1)
+    }
+
+    /// Receives up to a batch of messages without waiting. `WouldBlock` when there are none.
     pub fn recv_batch(&self, batch: &mut RecvBatch) -> io::Result<usize> {
         let bound = self.local;
         batch.receive(self.socket.as_fd(), |header, _| Some((meta(header, bound)?, 0)))
@@ -204,6 +218,7 @@ pub(super) fn meta(header: &Header, bound: SocketAddr) -> Option<Meta> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::{HEADROOM, LANES};
     use super::*;
 
     fn bind(addr: &str) -> UdpSocket {
@@ -233,7 +248,7 @@ mod tests {
             a.send_to(source, target, 0, b"hello", 0xb8).unwrap();
             let mut batch = RecvBatch::new();
             assert_eq!(receive(&b, &mut batch), 1);
-            let (meta, data) = batch.get(0);
+            let (meta, data) = batch.iter().next().unwrap();
             assert_eq!(data, b"hello");
             assert_eq!(meta.remote, SocketAddr::new(source.ip(), a.local_addr().port()));
             assert_eq!(meta.local, target);
@@ -242,68 +257,152 @@ mod tests {
         }
     }
 
+    /// Packets of these lengths, each full of its number, go out as one batch by `lane`.
+    fn queue(out: &mut SendBatch, lane: usize, slot: SendSlot, lens: &[usize]) {
+        for (tag, len) in lens.iter().enumerate() {
+            out.reserve(*len).unwrap().fill(tag as u8);
+            out.commit(lane, SendSlot { tag, len: *len, ..slot });
+        }
+    }
+
+    fn slot(to: &UdpSocket) -> SendSlot {
+        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let remote = SocketAddr::new(local.ip(), to.local_addr().port());
+        SendSlot { local, remote, device: 0, tos: 0, tag: 0, len: 1 }
+    }
+
+    /// All packets of however many messages, by number and length.
+    fn collect(socket: &UdpSocket, count: usize) -> Vec<(u8, usize)> {
+        let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());
+        while seen.len() < count {
+            assert_ne!(receive(socket, &mut batch), 0, "{seen:?}");
+            for (_, data) in batch.iter() {
+                assert!(data.iter().all(|octet| *octet == data[0]));
+                seen.push((data[0], data.len()));
+            }
+        }
+        seen
+    }
+
     #[test]
     fn a_batch_crosses_in_order_and_one_refused_packet_does_not_stop_it() {
         let (a, b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
-        let here: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let target = SocketAddr::new(here.ip(), b.local_addr().port());
-        let mut out = SendBatch::new();
-        for tag in 0..super::super::BATCH {
-            out.reserve().unwrap()[0] = tag as u8;
-            // Number 7 goes out from an address that is not ours.
-            let local = if tag == 7 { "192.0.2.1:0".parse().unwrap() } else { here };
-            out.commit(0, SendSlot { local, remote: target, device: 0, tos: 0, tag, len: 1 + tag });
+        for segments in [false, true] {
+            let mut out = SendBatch::new([segments; LANES]);
+            for tag in 0..64usize {
+                let len = 1 + tag / 3;
+                out.reserve(len).unwrap().fill(tag as u8);
+                // Number 7 goes out from an address that is not ours.
+                let local = if tag == 7 { "192.0.2.1:0" } else { "127.0.0.1:0" }.parse().unwrap();
+                out.commit(0, SendSlot { local, tag, len, ..slot(&b) });
+            }
+            let mut refused = Vec::new();
+            assert_eq!(a.send_batch(&mut out, 0, |slot, _| refused.push((slot.tag, slot.len))), 63);
+            assert_eq!(refused, [(7, 3)]);
+            assert!(out.is_empty() && out.octets() == 0);
+            let expected: Vec<_> = (0..64).filter(|n| *n != 7).map(|n| (n, 1 + usize::from(n) / 3)).collect();
+            assert_eq!(collect(&b, 63), expected);
         }
-        assert!(out.reserve().is_none());
-        let mut refused = Vec::new();
-        assert_eq!(a.send_batch(&mut out, 0, |slot, _| refused.push(slot.tag)), 63);
-        assert_eq!(refused, [7]);
-        assert!(out.is_empty());
-        let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());
-        while seen.len() < 63 {
-            assert_ne!(receive(&b, &mut batch), 0);
-            for (_, data) in batch.iter() {
-                assert_eq!(data.len(), 1 + usize::from(data[0]));
-                seen.push(data[0]);
+    }
+
+    /// Equal sizes become one message, which a shorter one ends, and at most 64 of them or 64 KiB.
+    #[test]
+    fn packets_of_equal_size_are_cut_by_the_system_and_merged_again() {
+        let (a, b, plain) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"), bind("0.0.0.0:0"));
+        if !a.segments() || b.merge_received().is_err() {
+            return eprintln!("SKIPPED: this system neither cuts nor merges datagrams");
+        }
+        let cases: [(&[usize], usize); 6] = [
+            (&[100, 100, 100, 40, 100], 2),
+            (&[100, 101, 101, 100, 99], 3),
+            (&[1408; 47], 2),
+            (&[20; 130], 3),
+            (&[9], 1),
+            (&[40_000, 40_000], 2),
+        ];
+        for (lens, messages) in cases {
+            for to in [&b, &plain] {
+                let mut out = SendBatch::new([true; LANES]);
+                queue(&mut out, 0, slot(to), lens);
+                assert_eq!(out.len(0), messages, "{lens:?}");
+                assert_eq!(a.send_batch(&mut out, 0, |_, error| panic!("{error}")), lens.len());
+                let expected: Vec<_> = lens.iter().enumerate().map(|(n, len)| (n as u8, *len)).collect();
+                assert_eq!(collect(to, lens.len()), expected);
             }
         }
-        assert!(seen.is_sorted() && !seen.contains(&7));
+        // What is merged comes as one message with all its packets, each with the octets before it.
+        let mut out = SendBatch::new([true; LANES]);
+        queue(&mut out, 0, slot(&b), &[500, 500, 7]);
+        a.send_batch(&mut out, 0, |_, error| panic!("{error}"));
+        let mut batch = RecvBatch::new();
+        assert_eq!((receive(&b, &mut batch), batch.packets(0)), (1, 3));
+        for (index, len) in [500, 500, 7].into_iter().enumerate() {
+            let (_, buffer, start) = batch.with_headroom(0, index);
+            assert!(start >= HEADROOM && buffer[start..] == vec![index as u8; len]);
+        }
+        assert_eq!(batch.messages(), 1);
+    }
+
+    /// Each packet that is refused is told with its own tag, and what comes next is not held up.
+    #[test]
+    fn a_run_that_cannot_be_sent_is_tried_packet_by_packet() {
+        let (a, b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
+        if !a.segments() {
+            return eprintln!("SKIPPED: this system does not cut datagrams");
+        }
+        let mut out = SendBatch::new([true; LANES]);
+        // An address that is not ours.
+        queue(&mut out, 0, SendSlot { local: "192.0.2.1:0".parse().unwrap(), ..slot(&b) }, &[30, 30, 30, 10]);
+        assert_eq!(out.len(0), 1);
+        let mut refused = Vec::new();
+        assert_eq!(
+            a.send_batch(&mut out, 0, |slot, error| refused.push((slot.tag, slot.len, error.kind()))),
+            0
+        );
+        let kind = refused[0].2;
+        assert_eq!(refused, [(0, 30, kind), (1, 30, kind), (2, 30, kind), (3, 10, kind)]);
+        queue(&mut out, 0, slot(&b), &[30, 30]);
+        assert_eq!(a.send_batch(&mut out, 0, |_, error| panic!("{error}")), 2);
+        assert_eq!(collect(&b, 2), [(0, 30), (1, 30)]);
     }
 
     #[test]
     fn a_copy_shares_the_buffer_and_lanes_fill_up() {
         let (a, b) = (bind("0.0.0.0:0"), bind("0.0.0.0:0"));
-        let local: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let remote = SocketAddr::new(local.ip(), b.local_addr().port());
-        let slot = |tag| SendSlot { local, remote, device: 0, tos: 0, tag, len: 1 };
-        let mut out = SendBatch::new();
-        out.commit_copy(0, slot(0));
-        assert!(out.is_empty(), "there is nothing to copy yet");
-        for tag in 0..2u8 {
-            out.reserve().unwrap()[0] = tag;
-            out.commit(0, slot(tag.into()));
-            out.commit_copy(1, slot(tag.into()));
-            out.commit_copy(1, slot(tag.into()));
+        for segments in [false, true] {
+            let mut out = SendBatch::new([segments; LANES]);
+            out.commit_copy(0, slot(&b));
+            assert!(out.is_empty(), "there is nothing to copy yet");
+            for tag in 0..2u8 {
+                out.reserve(1).unwrap()[0] = tag;
+                let slot = SendSlot { tag: tag.into(), ..slot(&b) };
+                out.commit(0, slot);
+                out.commit_copy(1, slot);
+                out.commit_copy(1, SendSlot { tos: 1, ..slot });
+            }
+            assert_eq!((out.len(0), out.len(1)), if segments { (1, 2) } else { (2, 4) });
+            assert_eq!(a.send_batch(&mut out, 0, |_, error| panic!("{error}")), 2);
+            out.reserve(1).unwrap()[0] = 9;
+            let sent = a.send_batch(&mut out, 1, |_, error| panic!("{error}"));
+            assert_eq!(sent, 4, "the buffers were kept for lane 1");
+            let mut seen = collect(&b, 6);
+            seen[2..].sort_unstable();
+            assert_eq!(seen, [(0, 1), (1, 1), (0, 1), (0, 1), (1, 1), (1, 1)]);
         }
-        assert_eq!((out.len(0), out.len(1), out.room()), (2, 4, super::super::BATCH - 4));
-        assert_eq!(a.send_batch(&mut out, 0, |_, error| panic!("{error}")), 2);
-        out.reserve().unwrap()[0] = 9;
-        assert_eq!(
-            a.send_batch(&mut out, 1, |_, error| panic!("{error}")),
-            4,
-            "the buffers were kept for lane 1"
-        );
-        let (mut batch, mut seen) = (RecvBatch::new(), Vec::new());
-        while seen.len() < 6 {
-            assert_ne!(receive(&b, &mut batch), 0);
-            seen.extend(batch.iter().map(|(_, data)| data[0]));
+        let mut out = SendBatch::new([false; LANES]);
+        let mut copies = 0;
+        while out.fits(1, 1, 1) {
+            out.reserve(1);
+            if copies == 0 {
+                out.commit(0, slot(&b))
+            } else {
+                out.commit_copy(0, slot(&b))
+            }
+            copies += 1;
         }
-        assert_eq!(seen, [0, 1, 0, 0, 1, 1]);
-        for tag in 0..2 * super::super::BATCH {
-            out.reserve();
-            if tag == 0 { out.commit(0, slot(tag)) } else { out.commit_copy(0, slot(tag)) }
-        }
-        assert_eq!((out.len(0), out.room()), (super::super::BATCH, 0));
+        assert_eq!((out.len(0), out.fits(0, 1, 1)), (copies, true));
+        assert_eq!((out.discard(0), out.octets()), (copies, 0));
+        assert!(out.reserve(1 << 20).is_none() && !out.fits(1, 1, 1 << 20));
     }
 
     #[test]

@@ -60,7 +60,8 @@ pub struct Chosen<'a> {
     pub path: &'a WeightedPath,
     /// What it has carried for the SA.
     pub counters: &'a PathCounters,
-    index: usize,
+    /// Its place in the set.
+    pub(crate) index: usize,
 }
 
 /// One address set with the counters of its paths for one SA, and what the SA may carry: in transport mode the
@@ -152,7 +153,8 @@ impl PathSet {
         self.set().paths.iter().any(|p| p.path.local.ip() == local)
     }
 
-    fn sending(&self) -> impl Iterator<Item = Chosen<'_>> {
+    /// The paths that may send, greatest weight first.
+    pub(crate) fn sending(&self) -> impl Iterator<Item = Chosen<'_>> {
         self.plan.ranked.iter().filter_map(|index| self.chosen(usize::from(*index)))
     }
 

@@ -146,9 +146,9 @@ impl InboundSa {
         self.events.raise(SaEvent::FirstInbound);
     }
 
-    /// A packet passed every check.
+    /// A packet passed every check. To be called by the owning worker alone.
     pub(crate) fn count(&self, bytes: usize) {
-        let totals = self.counters.add(bytes);
+        let totals = self.counters.add_alone(1, bytes);
         self.events.judge(&self.limits, totals);
     }
 

@@ -116,6 +116,11 @@ impl OutboundSa {
         Header::LEN + self.cipher.iv_len() + text + self.cipher.icv_len()
     }
 
+    /// Where in an ESP packet the plaintext begins.
+    pub fn text_offset(&self) -> usize {
+        Header::LEN + self.cipher.iv_len()
+    }
+
     /// The most plaintext that an ESP packet of `sealed_len` octets holds.
     pub fn max_payload(&self, sealed_len: usize) -> usize {
         let block = self.cipher.block_len();
@@ -173,13 +178,26 @@ impl OutboundSa {
         self.copy_dscp
     }
 
-    pub(crate) fn within_limits(&self) -> Result<(), DropReason> {
+    /// How many of `packets` inner packets of `octets` octets each may still go; at least one.
+    ///
+    /// # Errors
+    /// When a hard limit has been reached.
+    pub(crate) fn admit(&self, packets: usize, octets: usize) -> Result<usize, DropReason> {
         let totals = (self.counters.packets(), self.counters.bytes());
-        if self.events.judge(&self.limits, totals) { Ok(()) } else { Err(DropReason::OutHardLimit) }
+        if !self.events.judge(&self.limits, totals) {
+            return Err(DropReason::OutHardLimit);
+        }
+        // The packet that crosses the limit is the last one.
+        let packets_left = self.limits.hard_packets.map(|limit| limit - totals.0);
+        let bytes_left =
+            self.limits.hard_bytes.map(|limit| (limit - totals.1).div_ceil(octets.max(1) as u64));
+        let left = packets_left.into_iter().chain(bytes_left).min().unwrap_or(u64::MAX);
+        Ok(packets.min(usize::try_from(left).unwrap_or(usize::MAX)))
     }
 
-    pub(crate) fn count(&self, bytes: usize) {
-        let totals = self.counters.add(bytes);
+    /// Counts inner packets of `octets` octets together.
+    pub(crate) fn count(&self, packets: usize, octets: usize) {
+        let totals = self.counters.add(packets, octets);
         self.events.judge(&self.limits, totals);
     }
 

@@ -1,4 +1,4 @@
-//! Receive, find the SA by its SPI, open, write into the TUN device: the functions in that order.
+//! Receive, find the SA by its SPI, open, merge, write into the TUN device: the functions in that order.
 
 use std::io;
 
@@ -6,13 +6,15 @@ use mio::Token;
 use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::wire::esp::{self as wire, Datagram};
+use mobikex_common::wire::virtio::{Gso, Header};
 
 use super::echo::Echoes;
 use super::resequence::{Arrival, Resequencer};
 use super::{Now, RAW4, RAW6, Sockets, UDP4, UDP6, Worker, report, spi};
 use crate::engine::Shared;
 use crate::esp::{self, Content, IvSource, OuterInfo, ReplayTable};
-use crate::io::{BATCH, Meta, TunQueue};
+use crate::io::{BATCH, Meta, TunOffload, TunQueue};
+use crate::offload::Coalescer;
 use crate::paths::PathSet;
 use crate::upcall::Upcall;
 
@@ -44,51 +46,65 @@ impl Worker {
             None => return false,
         }
         let encap = matches!(source, UDP4 | UDP6);
-        for index in 0..self.received.len() {
-            let (meta, buffer, start) = self.received.with_headroom(index);
-            let packet = &buffer[start..];
-            if encap {
-                match wire::classify(packet) {
-                    Datagram::Esp => {}
-                    Datagram::Keepalive => continue,
-                    Datagram::Ike(message) => {
-                        let Meta { local, remote, .. } = meta;
-                        self.shared.upcalls.send(Upcall::Ike { local, remote, data: message.to_vec() });
-                        continue;
-                    }
-                    Datagram::Short => {
-                        self.shared.drops[self.index].add(DropReason::InTooShort);
-                        continue;
-                    }
-                }
-            }
-            let result = match super::owner(packet, self.shared.rings.len()) {
-                None => Err(DropReason::InTooShort),
-                Some(owner) if owner == self.index => {
-                    let to = destinations!(self);
-                    self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now)
-                }
-                Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
-                Some(_) => Err(DropReason::InHandoverFull),
-            };
-            if let Err(reason) = result {
-                self.drop_packet(reason);
+        for message in 0..self.received.messages() {
+            for index in 0..self.received.packets(message) {
+                self.take(message, index, encap, now);
             }
         }
+        self.inbound.flush(&destinations!(self));
         true
+    }
+
+    /// Passes a received packet on to whom it is for.
+    fn take(&mut self, message: usize, index: usize, encap: bool, now: &Now<'_>) {
+        let (meta, buffer, start) = self.received.with_headroom(message, index);
+        let packet = &buffer[start..];
+        if encap {
+            match wire::classify(packet) {
+                Datagram::Esp => {}
+                Datagram::Keepalive => return,
+                Datagram::Ike(message) => {
+                    let Meta { local, remote, .. } = meta;
+                    self.shared.upcalls.send(Upcall::Ike { local, remote, data: message.to_vec() });
+                    return;
+                }
+                Datagram::Short => {
+                    self.drop_packet(DropReason::InTooShort);
+                    return;
+                }
+            }
+        }
+        let result = match super::owner(packet, self.shared.rings.len()) {
+            None => Err(DropReason::InTooShort),
+            Some(owner) if owner == self.index => {
+                let to = destinations!(self);
+                self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now)
+            }
+            Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
+            Some(_) => Err(DropReason::InHandoverFull),
+        };
+        if let Err(reason) = result {
+            self.drop_packet(reason);
+        }
     }
 
     /// Gives out what was held long enough for the packets before it.
     pub(super) fn expire(&mut self, now: &Now<'_>) {
         let to = destinations!(self);
-        self.inbound.order.expire(now.ms, |packet| to.give(packet));
+        let Inbound { order, merge, .. } = &mut self.inbound;
+        order.expire(now.ms, |packet| to.give(merge, packet));
+        self.inbound.flush(&to);
     }
 
     /// One batch of packets that others received for us; whether there may be more.
     pub(super) fn handed_over(&mut self, now: &Now<'_>) -> bool {
         self.shared.rings[self.index].rearm();
+        let mut more = true;
         for _ in 0..BATCH {
-            let Some(mut parcel) = self.shared.rings[self.index].take() else { return false };
+            let Some(mut parcel) = self.shared.rings[self.index].take() else {
+                more = false;
+                break;
+            };
             let (meta, encap) = (parcel.meta, parcel.encap);
             let (buffer, start) = parcel.with_headroom();
             let to = destinations!(self);
@@ -98,7 +114,8 @@ impl Worker {
                 self.drop_packet(reason);
             }
         }
-        true
+        self.inbound.flush(&destinations!(self));
+        more
     }
 }
 
@@ -107,6 +124,8 @@ pub(super) struct Inbound {
     workers: usize,
     replay: ReplayTable,
     order: Resequencer,
+    /// Where the device takes super-packets.
+    merge: Option<Coalescer>,
     echoes: Echoes,
 }
 
@@ -119,22 +138,33 @@ struct Destinations<'a> {
 }
 
 impl Destinations<'_> {
-    /// Writes an inner packet into the TUN device.
-    fn give(&self, packet: &[u8]) {
-        if self.tun.send(packet).is_err() {
-            self.shared.drops[self.worker].add(DropReason::InTunWrite);
+    /// Gives an inner packet to what merges, or writes it.
+    fn give(&self, merge: &mut Option<Coalescer>, packet: &[u8]) {
+        match merge {
+            Some(merge) => merge.offer(packet, |header, packet| self.write(header, packet)),
+            None => self.write(&Header::default(), packet),
+        }
+    }
+
+    /// Writes a packet, or a super-packet, into the TUN device.
+    fn write(&self, header: &Header, packet: &[u8]) {
+        if self.tun.send(header, packet).is_err() {
+            let payload = packet.len() - usize::from(header.hdr_len);
+            let packets = if header.gso == Gso::None { 1 } else { payload.div_ceil(header.gso_size.into()) };
+            self.shared.drops[self.worker].add(DropReason::InTunWrite, packets);
         }
     }
 }
 
 impl Inbound {
-    /// For one of `workers` workers.
-    pub(super) fn new(workers: usize) -> io::Result<Self> {
+    /// For one of `workers` workers, which writes into a device that takes this much at once.
+    pub(super) fn new(workers: usize, offload: TunOffload) -> io::Result<Self> {
         let ivs = IvSource::from_system().map_err(io::Error::other)?;
         Ok(Self {
             workers,
             replay: ReplayTable::new(workers),
             order: Resequencer::default(),
+            merge: (offload > TunOffload::Packets).then(|| Coalescer::new(offload == TunOffload::TcpUdp)),
             echoes: Echoes::new(ivs),
         })
     }
@@ -142,6 +172,13 @@ impl Inbound {
     /// When a held packet is due at the earliest.
     pub(super) fn due(&self) -> Option<u64> {
         self.order.due()
+    }
+
+    /// Writes what waits for packets that it could be merged with.
+    fn flush(&mut self, to: &Destinations<'_>) {
+        if let Some(merge) = &mut self.merge {
+            merge.flush(|header, packet| to.write(header, packet));
+        }
     }
 
     /// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device, in
@@ -183,7 +220,8 @@ impl Inbound {
             path: outer.path,
             packet,
         };
-        self.order.receive(&arrival, now.ms, |packet| to.give(packet));
+        let Self { order, merge, .. } = self;
+        order.receive(&arrival, now.ms, |packet| to.give(merge, packet));
         match opened.content {
             Content::Packet(_) => {
                 sa.counters().stamp(now.ms);

@@ -70,12 +70,14 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
+    /// `segments`: the system cuts messages into datagrams.
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared>,
         poll: Poll,
         tun: TunQueue,
         sockets: Sockets,
+        segments: bool,
     ) -> io::Result<Self> {
         let watch = |fd: Option<RawFd>, token| match fd {
             Some(fd) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE),
@@ -91,11 +93,11 @@ impl Worker {
             index,
             shared,
             poll,
+            inbound: Inbound::new(workers, tun.offload())?,
             tun,
             sockets,
             received: RecvBatch::new(),
-            inbound: Inbound::new(workers)?,
-            outbound: Outbound::new()?,
+            outbound: Outbound::new(segments)?,
         })
     }
 
@@ -118,7 +120,7 @@ impl Worker {
     }
 
     fn drop_packet(&self, reason: DropReason) {
-        self.shared.drops[self.index].add(reason);
+        self.shared.drops[self.index].add(reason, 1);
     }
 }
 
