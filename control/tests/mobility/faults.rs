@@ -175,5 +175,66 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             Setup { scheduler: Backup, loss: 14, ..CALM },
             &[(Replace { host: 1, addr: 1 }, 2297)],
         ),
+        fault(
+            "an announced address got a check right after a retransmission",
+            6039,
+            Setup {
+                scheduler: Packet,
+                routability: After,
+                encap: false,
+                private: true,
+                addresses: [1, 2],
+                loss: 10,
+                reordering: 5,
+                ..CALM
+            },
+            &[
+                (Replay { datagrams: 2 }, 494),
+                (Add { host: 0, addr: 2 }, 25),
+                (Add { host: 1, addr: 1 }, 28),
+                (Replace { host: 0, addr: 0 }, 23),
+                (Nat { on: true }, 727),
+                (HandAdd { host: 1, addr: 3, check: false }, 1528),
+            ],
+        ),
+        fault(
+            "the peer never heard of the end of a Child SA that ended while it could not be told",
+            300_724,
+            Setup { filters: true, ..version_1 },
+            &[(ReplaceBoth { addrs: [2, 2] }, 9), (Down { host: 1, child: true }, 2681)],
+        ),
+        fault(
+            "a Child SA that was asked for twice was made twice",
+            300_467,
+            Setup { routability: After, filters: true, addresses: [2, 1], ..CALM },
+            &[(Down { host: 0, child: true }, 24), (Up, 18)],
+        ),
+        fault(
+            "the only address of the peer stayed limited after a check that had come too late",
+            100_681,
+            Setup { scheduler: Redundant, private: true, addresses: [2, 1], ..CALM },
+            &[
+                (Remove { host: 0, addr: 1 }, 29),
+                (ReplaceBoth { addrs: [2, 2] }, 4565),
+                (ReplaceBoth { addrs: [0, 1] }, 1563),
+            ],
+        ),
+        fault(
+            "an address behind a NAT that once had no way to the peer was not told when there was one",
+            101_050,
+            Setup { scheduler: Redundant, routability: Off, private: true, addresses: [1, 2], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 6537),
+                (Add { host: 1, addr: 2 }, 8516),
+                (Replace { host: 0, addr: 2 }, 2399),
+                (Replace { host: 1, addr: 2 }, 7303),
+            ],
+        ),
+        fault(
+            "an address that an operator took away and added again stayed out of use",
+            100_995,
+            Setup { scheduler: Packet, encap: false, filters: true, v6: true, addresses: [2, 2], ..CALM },
+            &[(HandRemove { host: 0, addr: 2, check: false }, 15), (Remove { host: 1, addr: 1 }, 2891)],
+        ),
     ]
 }

@@ -148,7 +148,9 @@ impl IkeSa {
         if moved {
             requests.insert(0, request(Wish::Update { old: None, new: None }, Scope::IkeAlone));
         }
-        let new = |a: &IpAddr| !self.mobility.announced.contains(a) && !self.mobility.refused.contains(a);
+        let mobility = &self.mobility;
+        let left_out = [&mobility.announced, &mobility.refused, &mobility.unheard];
+        let new = |a: &IpAddr| !left_out.iter().any(|set| set.contains(a));
         let new: Vec<IpAddr> = wanted.into_iter().filter(new).collect();
         let mut via = None;
         for addr in new {
@@ -380,6 +382,7 @@ impl IkeSa {
             (request.by_hand, &request.wish)
         {
             self.mobility.by_hand.insert(*addr);
+            self.mobility.refused.remove(addr);
         }
         if request.inner {
             return self.change_inner(ctx, request);
@@ -404,7 +407,7 @@ impl IkeSa {
                 if request.wish == Wish::Add(None) && !only_there {
                     // It came from another address in the end, which the peer had before.
                     self.mobility.announced.remove(&addr.ip());
-                    self.mobility.refused.insert(addr.ip());
+                    self.mobility.unheard.insert(addr.ip());
                     return;
                 }
                 let own = self.own(ctx, addr);
@@ -724,6 +727,7 @@ impl IkeSa {
             self.unsettle(ctx);
             self.refresh(ctx);
             // What could not be told for want of a way may be told now.
+            self.mobility.unheard.clear();
             self.tasks.push_back(Task::Reconcile);
         }
     }
