@@ -24,7 +24,7 @@ use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Pending, Task, Via};
+use super::sa::{Exchange, Gone, IkeSa, Pending, QUICK_ATTEMPTS, Task, Via};
 use super::sets::{self, Check, Knowledge};
 use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
@@ -110,7 +110,8 @@ pub(super) struct Mobility {
     pub(super) tell_pause: Duration,
     /// The peer shall hear of all addresses, and forget others.
     pub(super) tell_all: bool,
-    /// Version 1: the responder has moved by itself and waits to hear from the initiator.
+    /// Version 1: the responder has moved by itself and waits for an UPDATE. Until then it is where it hears from the
+    /// initiator, again and again: what comes first may have been sent over any pair in search of an answer.
     pub(super) adrift: bool,
     /// When a new source was followed last, and how long no other one is.
     followed: Option<(Instant, Duration)>,
@@ -666,8 +667,8 @@ impl IkeSa {
         }
     }
 
-    /// The peer asks something over another pair, while it does not answer us over the ones that we know. Within three
-    /// times what came from there (M4 of the threats), our request goes there too.
+    /// The peer asks something over another pair, while it does not answer us over the ones that we know, or is heard again
+    /// after a long time. Within three times what came from there (M4 of the threats), our request goes there too.
     pub(super) fn try_there(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -676,9 +677,11 @@ impl IkeSa {
     ) {
         let elsewhere = (local, remote) != (self.local, self.remote);
         let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
-        let waits = |p: &&mut Pending| p.attempts > 0 && p.via.is_none() && p.datagram.len() <= 3 * octets;
-        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| elsewhere && mobile) {
-            pending.targets += 1;
+        let patience = if elsewhere { 0 } else { QUICK_ATTEMPTS };
+        let waits =
+            |p: &&mut Pending| p.attempts > patience && p.via.is_none() && p.datagram.len() <= 3 * octets;
+        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) {
+            pending.targets += u32::from(elsewhere);
             let datagram = pending.datagram.clone();
             let _ = self.send_over(ctx, path(local, remote), datagram);
         }

@@ -40,7 +40,7 @@ const RETRANSMIT_FACTOR: f64 = 1.8;
 /// Where another pair of addresses may work, it is tried sooner.
 const RETRANSMIT_QUICK: Duration = Duration::from_secs(1);
 /// Retransmissions of this pace.
-const QUICK_ATTEMPTS: u32 = 3;
+pub(super) const QUICK_ATTEMPTS: u32 = 3;
 /// Retransmissions before the peer counts as dead.
 const RETRANSMIT_TRIES: u32 = 5;
 /// A responder of MOBIKE gives the initiator time to find another path: more than five minutes in all (RFC 4555 3.11),
@@ -642,7 +642,8 @@ impl IkeSa {
                 reason: reason.to_string(),
             },
         };
-        if self.rekeyed_by.is_none() {
+        // One that has not taken over yet is redundant.
+        if self.rekeyed_by.is_none() && self.inherits_from.is_none() {
             ctx.event(event);
         }
         Gone

@@ -136,12 +136,14 @@ impl IkeSa {
         }
         if requests.is_empty() && std::mem::take(&mut self.mobility.tell_all) {
             let here = self.local.ip();
+            // Where they cannot be told at once, this one is told once more like all others.
+            let told = self.may_tell_all() || self.hidden(here);
             if self.may_tell_all() {
                 requests.push(request(Wish::Update { old: None, new: Some(here) }, Scope::All));
                 moved = false;
             }
             let by_hand = &self.mobility.by_hand;
-            self.mobility.announced.retain(|a| *a == here || by_hand.contains(a));
+            self.mobility.announced.retain(|a| (*a == here && told) || by_hand.contains(a));
         } else if !requests.is_empty() {
             self.mobility.tell_pause = TELL_AGAIN;
         }
