@@ -242,7 +242,9 @@ impl IkeSa {
             Some(old) => (old.halves.clone(), old.leaving.clone(), old.retired.clone()),
             None => (self.initial_halves(ctx), Vec::new(), Vec::new()),
         };
-        let addresses = AddressSet::single(self.current(), self.encap);
+        let mut addresses = AddressSet::single(self.current(), self.encap);
+        // While there is no pair of addresses, what was there before stays.
+        addresses.paths = old.map_or(addresses.paths, |old| old.addresses.paths.clone());
         let we_started = started_by == ExchangeInitiator::Us;
         let outbound = we_started || old.is_none();
         let (keys_out, keys_in) = if we_started {
@@ -275,7 +277,10 @@ impl IkeSa {
             expire_at: (!config.life_time.is_zero()).then(|| ctx.now + config.life_time),
             config,
         };
-        child.addresses = self.address_set(ctx, &child);
+        let set = self.address_set(ctx, &child);
+        if !set.paths.is_empty() {
+            child.addresses = set;
+        }
         if replaces.is_some() {
             // The addresses may have changed while the exchange was under way.
             child.follow_selectors();

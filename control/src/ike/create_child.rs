@@ -222,6 +222,10 @@ impl IkeSa {
 
     /// Starts CREATE_CHILD_SA for a configured child.
     pub(super) fn start_create_child(&mut self, ctx: &mut Ctx<'_>, name: &str) -> Result<(), IkeError> {
+        if self.children.iter().any(|c| c.is_live() && c.config.name == name) {
+            // It was asked for once more while the first request for it was under way.
+            return Ok(());
+        }
         let config = self.conn.children.iter().find(|c| c.name == name).cloned();
         match config {
             Some(config) => self.start_child_exchange(ctx, Arc::new(config), None, None),

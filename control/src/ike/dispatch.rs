@@ -115,10 +115,12 @@ impl IkeSa {
         if !permitted(&self.state, header.exchange, false) {
             return Ok(Err(Ignored::WrongState));
         }
+        // What tests a pair of addresses does not come over the one in use (RFC 4555 3.7, 3.10).
+        let tests = payloads.as_ref().is_ok_and(|p| notify(p, NotifyType::COOKIE2).is_some());
         if header.exchange == ExchangeType::IKE_AUTH {
             // The initiator may have moved to the port with the marker (RFC 7296 2.23).
             (self.local, self.remote, self.nat_t) = addresses;
-        } else if self.mobility.adrift {
+        } else if self.mobility.adrift && !tests {
             self.follow_initiator(ctx, (addresses.0, addresses.1));
         } else {
             self.follow_nat(ctx, (addresses.0, addresses.1));
@@ -137,7 +139,9 @@ impl IkeSa {
             return self.refuse_critical(ctx, header.exchange, kind);
         }
         let deletes_ike = |p: &Payload| matches!(p, Payload::Delete(d) if d.protocol == ProtocolId::IKE);
-        if let Some(from) = self.inherits_from.take().filter(|_| !payloads.iter().any(deletes_ike)) {
+        if !payloads.iter().any(deletes_ike)
+            && let Some(from) = self.inherits_from.take()
+        {
             // The request may concern children that are still with the old SA. Unanswered it comes again, and
             // then they are here.
             ctx.effects.push(Effect::Inherit { from });
@@ -232,6 +236,7 @@ impl IkeSa {
             Err(ignored) => return Ok(Err(ignored)),
         };
         self.last_heard = ctx.now;
+        self.mobility.pace.heard_from(addresses.1.ip());
         let payloads = match payloads {
             Ok(payloads) if rules::unknown_critical(&payloads).is_none() => payloads,
             _ => return Err(self.close(ctx, "the peer sent an answer that cannot be understood", false)),

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use mobikex_common::addr::Path;
 use mobikex_common::sa::ChildSaId;
+use mobikex_common::spi::Spi;
 use mobikex_common::wire::ike::{Delete, ExchangeType, Payload, ProtocolId};
 use tracing::info;
 
@@ -39,7 +40,10 @@ impl IkeSa {
                     let reason =
                         format!("{reason} here alone, as {here} is gone and the peer cannot be told");
                     let Some(id) = child else { return Err(self.close(ctx, &reason, false)) };
+                    let Some(spi) = self.child(id).map(|c| c.spi_in) else { return Ok(()) };
                     self.retire(ctx, id, &reason);
+                    // The IKE SA stays: once there is a way again, the peer must not go on with its half.
+                    self.add_task(ctx, Task::TellEnd(id, spi));
                     return Ok(());
                 }
             }
@@ -57,8 +61,14 @@ impl IkeSa {
         if child.is_live() {
             child.state = ChildState::Deleting;
         }
-        info!(target: "IKE", "{name} sending DELETE for ESP CHILD_SA {} with SPI {}", child.name(), child.spi_in);
-        let spis = vec![child.spi_in.to_be_bytes().to_vec()];
+        let spi = child.spi_in;
+        info!(target: "IKE", "{name} sending DELETE for ESP CHILD_SA {} with SPI {spi}", child.name());
+        self.send_delete(ctx, id, spi)
+    }
+
+    /// DELETE of one Child SA, by our SPI.
+    pub(super) fn send_delete(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, spi: Spi) -> Result<(), IkeError> {
+        let spis = vec![spi.to_be_bytes().to_vec()];
         let payloads = [Payload::Delete(Delete { protocol: ProtocolId::ESP, spis })];
         self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::DeleteChild(id), &payloads).map(drop)
     }

@@ -414,7 +414,6 @@ impl IkeSa {
     /// The responder of version 1 has moved by itself, which the initiator need not have noticed: where that one is heard
     /// from is where both are.
     pub(super) fn follow_initiator(&mut self, ctx: &mut Ctx<'_>, (local, remote): (SocketAddr, SocketAddr)) {
-        self.mobility.adrift = false;
         if (self.local, self.remote) == (local, remote) || !self.acceptable(ctx, remote.ip()) {
             return;
         }
@@ -436,7 +435,12 @@ impl IkeSa {
             .map(|a| SocketAddr::new(a, self.local.port()))
             .collect();
         let retired = self.children.iter().flat_map(|c| c.retired.iter().map(|(p, _)| p.remote));
-        let theirs: Vec<SocketAddr> = self.peer_addresses(ctx.now).into_iter().chain(retired).collect();
+        let theirs: Vec<SocketAddr> = if self.peer_behind_nat {
+            // What it calls itself may be where it was without a NAT: only the header shows that there is none any more.
+            vec![self.remote]
+        } else {
+            self.peer_addresses(ctx.now).into_iter().chain(retired).collect()
+        };
         self.detect_nat_among(payloads, &ours, &theirs);
     }
 

@@ -18,12 +18,13 @@ use super::ctx::{Ctx, nat_hash};
 use super::error::IkeError;
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
+use super::pace::Pace;
 use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Pending, Task, Via};
+use super::sa::{Exchange, Gone, IkeSa, Pending, QUICK_ATTEMPTS, Task, Via};
 use super::sets::{self, Check, Knowledge};
 use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
@@ -40,6 +41,8 @@ const REORDER: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 pub(super) const CHECK_TRIES: u32 = 3;
 /// How long a check takes at most.
 const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
+/// After a check that failed, until the next one of an address that stays.
+const CHECK_AGAIN: Duration = Duration::from_secs(10);
 /// Between two tellings of the addresses that the peer should know, doubled each time up to the second value.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(30);
 const TELL_AT_MOST: Duration = Duration::from_secs(600);
@@ -70,6 +73,8 @@ pub(super) struct Mobility {
     pub(super) by_hand: BTreeSet<IpAddr>,
     /// Those that it has refused; asked again when the network changes.
     pub(super) refused: BTreeSet<IpAddr>,
+    /// Those from which no request has reached it; tried again when there may be another way, and from time to time.
+    pub(super) unheard: BTreeSet<IpAddr>,
     /// The first message of version 2 has told what we can do.
     pub(super) greeted: bool,
     /// Version 1: the pair that the peer has taken last.
@@ -94,6 +99,8 @@ pub(super) struct Mobility {
     pub(super) nat_retries: u32,
     /// When the peer was told of an address last.
     pub(super) told_at: Option<Instant>,
+    /// How often addresses are asked at which the peer has never been.
+    pub(super) pace: Pace,
     /// When the next pair is tested by IKE (`path_test`), and how many have been.
     pub(super) tests_at: Option<Instant>,
     pub(super) tests: usize,
@@ -103,7 +110,8 @@ pub(super) struct Mobility {
     pub(super) tell_pause: Duration,
     /// The peer shall hear of all addresses, and forget others.
     pub(super) tell_all: bool,
-    /// Version 1: the responder has moved by itself and waits to hear from the initiator.
+    /// Version 1: the responder has moved by itself and waits for an UPDATE. Until then it is where it hears from the
+    /// initiator, again and again: what comes first may have been sent over any pair in search of an answer.
     pub(super) adrift: bool,
     /// When a new source was followed last, and how long no other one is.
     followed: Option<(Instant, Duration)>,
@@ -123,6 +131,7 @@ impl Mobility {
             announced: BTreeSet::new(),
             by_hand: BTreeSet::new(),
             refused: BTreeSet::new(),
+            unheard: BTreeSet::new(),
             greeted: false,
             agreed: None,
             refused_pairs: Vec::new(),
@@ -135,6 +144,7 @@ impl Mobility {
             check_budget: (None, 0),
             nat_retries: 0,
             told_at: None,
+            pace: Pace::default(),
             tests_at: None,
             tests: 0,
             reading_at: None,
@@ -500,6 +510,7 @@ impl IkeSa {
         self.mobility.told_at = Some(ctx.now);
         self.mobility.tell_pause = (self.mobility.tell_pause * 2).min(TELL_AT_MOST);
         self.mobility.tell_all = true;
+        self.mobility.unheard.clear();
         self.tasks.push_back(Task::Reconcile);
     }
 
@@ -539,7 +550,10 @@ impl IkeSa {
         if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
             pending.targets += 1;
             let datagram = pending.datagram.clone();
-            ctx.transmit(self.local, self.remote, self.nat_t, datagram);
+            let sent = self.send_over(ctx, self.current(), datagram);
+            if let (Err(when), Some(pending)) = (sent, &mut self.pending) {
+                pending.next = pending.next.min(when);
+            }
         }
     }
 
@@ -605,7 +619,7 @@ impl IkeSa {
     }
 
     /// Whether the peer has been at an address, or is configured to be: then it may get more than one datagram a second.
-    fn is_proven(&self, remote: SocketAddr) -> bool {
+    pub(super) fn is_proven(&self, remote: SocketAddr) -> bool {
         self.mobility.checks.get(&remote) == Some(&Check::Passed)
             || self.conn.remote_singles().any(|a| a == remote.ip())
     }
@@ -628,29 +642,33 @@ impl IkeSa {
         let current = self.current();
         let alone = self.pending.as_ref().is_none_or(|p| p.attempts < 2);
         let routes = if alone { vec![current] } else { self.routes_now(ctx) };
-        let nat_t = self.nat_t;
         let name = self.name();
         let Some(pending) = &mut self.pending else { return };
         let datagram = pending.datagram.clone();
-        if let Some(via) = &mut pending.via {
-            via.tries -= 1;
-            if via.tries > 0 {
-                let (local, remote) = (via.path.local, via.path.remote);
-                return ctx.transmit(local, remote, nat_t, datagram);
+        let routes = match &mut pending.via {
+            Some(via) if via.tries > 1 => {
+                via.tries -= 1;
+                vec![via.path]
             }
-            debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
-            pending.via = None;
-            pending.targets += 1;
-            return ctx.transmit(current.local, current.remote, nat_t, datagram);
-        }
+            Some(via) => {
+                debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
+                pending.via = None;
+                pending.targets += 1;
+                vec![current]
+            }
+            None => {
+                pending.targets += routes.iter().filter(|r| **r != current).count() as u32;
+                routes
+            }
+        };
         for route in routes {
-            pending.targets += u32::from(route != current);
-            ctx.transmit(route.local, route.remote, nat_t, datagram.clone());
+            // What may not go there now does so with the next one.
+            let _ = self.send_over(ctx, route, datagram.clone());
         }
     }
 
-    /// The peer asks something over another pair, while it does not answer us over the ones that we know. Within three
-    /// times what came from there (M4 of the threats), our request goes there too.
+    /// The peer asks something over another pair, while it does not answer us over the ones that we know, or is heard again
+    /// after a long time. Within three times what came from there (M4 of the threats), our request goes there too.
     pub(super) fn try_there(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -659,11 +677,13 @@ impl IkeSa {
     ) {
         let elsewhere = (local, remote) != (self.local, self.remote);
         let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
-        let waits = |p: &&mut Pending| p.attempts > 0 && p.via.is_none() && p.datagram.len() <= 3 * octets;
-        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| elsewhere && mobile) {
-            pending.targets += 1;
+        let patience = if elsewhere { 0 } else { QUICK_ATTEMPTS };
+        let waits =
+            |p: &&mut Pending| p.attempts > patience && p.via.is_none() && p.datagram.len() <= 3 * octets;
+        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) {
+            pending.targets += u32::from(elsewhere);
             let datagram = pending.datagram.clone();
-            ctx.transmit(local, remote, self.nat_t, datagram);
+            let _ = self.send_over(ctx, path(local, remote), datagram);
         }
     }
 
@@ -763,6 +783,7 @@ impl IkeSa {
         if !only_there {
             if !rebound {
                 self.check_failed(ctx, remote, "it does not answer there");
+                self.check_again(ctx.now, remote);
             }
             return Ok(());
         }
@@ -839,6 +860,14 @@ impl IkeSa {
         }
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
         self.refresh(ctx);
+    }
+
+    /// The last address stays although the check has failed: unless it is checked again, it stays limited.
+    fn check_again(&mut self, now: Instant, remote: SocketAddr) {
+        if self.used_addresses(now).contains(&remote) {
+            self.mobility.checks.insert(remote, Check::Open);
+            self.retries.push((now + CHECK_AGAIN, Task::Check(remote)));
+        }
     }
 
     /// Takes an address of the peer out of the sets; what it replaced is there again.

@@ -28,6 +28,7 @@ mod narrow;
 mod network;
 mod notices;
 mod output;
+mod pace;
 mod path_rate;
 mod path_table;
 mod path_test;

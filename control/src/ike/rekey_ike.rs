@@ -208,15 +208,23 @@ impl IkeSa {
         let (ni, nr) = (ours.ni.clone(), theirs.nonce.clone());
         let seed = SkeySeed::rekeyed(self.keys()?, &ni, &nr, &shared);
         let keys = seed.expand(ctx, suite, &ni, &nr, ours.spi, spi_r)?;
-        let sa = self.successor(ctx, OriginalInitiator::Us, (ours.spi, spi_r), suite, keys)?;
+        let mut sa = self.successor(ctx, OriginalInitiator::Us, (ours.spi, spi_r), suite, keys)?;
         let (id, name) = (sa.id, sa.name());
+        let lowest = ni.min(nr);
+        let loses = |theirs: &&PeerRekey| lowest < theirs.lowest_nonce;
+        let winner = self.peer_rekey.as_ref().filter(loses).map(|theirs| theirs.id);
+        if let Some(by) = self.rekeyed_by.or(winner) {
+            // Nothing is done with it but its deletion.
+            sa.tasks.clear();
+            sa.retries.clear();
+            sa.mark_rekeyed(ctx, by);
+        }
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
         if self.rekeyed_by.is_some() {
             // The peer has settled for its own meanwhile.
             ctx.effects.push(Effect::DeleteIke(id));
             return Ok(());
         }
-        let lowest = ni.min(nr);
         match self.peer_rekey.take() {
             // RFC 7296 2.8.2, as for Child SAs: the exchange with the lowest nonce is redundant.
             Some(theirs) if lowest < theirs.lowest_nonce => {

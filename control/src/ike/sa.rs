@@ -13,7 +13,7 @@ use mobikex_common::addr::Path;
 use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::ChildSaId;
-use mobikex_common::spi::IkeSpi;
+use mobikex_common::spi::{IkeSpi, Spi};
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
@@ -40,7 +40,7 @@ const RETRANSMIT_FACTOR: f64 = 1.8;
 /// Where another pair of addresses may work, it is tried sooner.
 const RETRANSMIT_QUICK: Duration = Duration::from_secs(1);
 /// Retransmissions of this pace.
-const QUICK_ATTEMPTS: u32 = 3;
+pub(super) const QUICK_ATTEMPTS: u32 = 3;
 /// Retransmissions before the peer counts as dead.
 const RETRANSMIT_TRIES: u32 = 5;
 /// A responder of MOBIKE gives the initiator time to find another path: more than five minutes in all (RFC 4555 3.11),
@@ -100,6 +100,8 @@ pub(super) enum Task {
     CreateChild(String),
     RekeyChild(ChildSaId),
     DeleteChild(ChildSaId),
+    /// Tell the peer of the end of a Child SA of which it could not be told when it came.
+    TellEnd(ChildSaId, Spi),
     RekeyIke,
     DeleteIke(String),
     Liveness,
@@ -135,7 +137,7 @@ pub(super) struct Pending {
     pub(super) via: Option<Via>,
     /// How many pairs of addresses the request has gone over.
     pub(super) targets: u32,
-    next: Instant,
+    pub(super) next: Instant,
 }
 
 /// What the request was for.
@@ -394,16 +396,20 @@ impl IkeSa {
         debug!(target: "ENC", "{} generating {kind} request {message_id} {}", self.name(), rules::show(payloads));
         self.next_request += 1;
         let path = via.as_ref().map_or(self.current(), |via| via.path);
-        ctx.transmit(path.local, path.remote, self.nat_t, datagram.clone());
         let quick = via.is_some() || self.mobility.version != Version::None || self.has_alternatives();
+        let pause = if quick { RETRANSMIT_QUICK } else { RETRANSMIT_BASE };
+        let (next, unsent) = match self.send_over(ctx, path, datagram.clone()) {
+            Ok(()) => (ctx.now + pause, 0),
+            Err(when) => (when, 1),
+        };
         self.pending = Some(Pending {
             message_id,
             exchange,
             datagram: datagram.clone(),
             attempts: 0,
-            via,
+            via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
             targets: 1,
-            next: ctx.now + if quick { RETRANSMIT_QUICK } else { RETRANSMIT_BASE },
+            next,
         });
         Ok(datagram)
     }
@@ -477,6 +483,7 @@ impl IkeSa {
             Task::CreateChild(name) => self.start_create_child(ctx, name),
             Task::RekeyChild(id) => self.start_rekey_child(ctx, *id),
             Task::DeleteChild(id) => self.start_delete_child(ctx, *id),
+            Task::TellEnd(id, spi) => self.send_delete(ctx, *id, *spi),
             Task::RekeyIke => self.start_rekey_ike(ctx),
             Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
             Task::Liveness => self.start_liveness(ctx, None),
@@ -635,7 +642,8 @@ impl IkeSa {
                 reason: reason.to_string(),
             },
         };
-        if self.rekeyed_by.is_none() {
+        // One that has not taken over yet is redundant.
+        if self.rekeyed_by.is_none() && self.inherits_from.is_none() {
             ctx.event(event);
         }
         Gone

@@ -29,7 +29,7 @@ const STAYS: Duration = Duration::from_secs(15);
 const ORDINARY: u64 = 200;
 const FIRST: u64 = 1000;
 /// After so many failures there is enough to look at.
-const MOST_FAILURES: usize = 8;
+const MOST_FAILURES: usize = 30;
 
 /// How a schedule came to its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,6 +44,8 @@ struct Run {
     setup: Setup,
     world: World,
     model: Model,
+    /// Whose operators have taken an address away.
+    withdrawn: [bool; 2],
 }
 
 fn world(schedule: &Schedule) -> World {
@@ -166,11 +168,13 @@ impl Run {
             Step::Traffic { host, on } => world.traffic(host, on),
             Step::HandAdd { host, addr, check } => self.hand(host, AddressAction::Add(at(host, addr)), check),
             Step::HandRemove { host, addr, check } => {
+                self.withdrawn[host] |= !check;
                 self.hand(host, AddressAction::Remove(at(host, addr)), check)
             }
             Step::HandUpdate { host, old, new, check } => {
                 // Nobody in their right mind moves to where they are not.
                 let check = check || !world.hosts[host].addresses.contains(&at(host, new));
+                self.withdrawn[host] |= !check && old.is_some();
                 let action = AddressAction::Update { old: old.map(|old| at(host, old)), new: at(host, new) };
                 self.hand(host, action, check);
             }
@@ -209,6 +213,10 @@ impl Run {
         (0..2).for_each(|host| world.add(host, self.setup.first(host)));
         (0..2).for_each(|host| world.traffic(host, true));
         self.model.whole_since = Some(world.now);
+        for host in [0, 1].into_iter().filter(|host| self.withdrawn[*host]).collect::<Vec<_>>() {
+            // Against the will of an operator nobody uses it.
+            self.hand(host, AddressAction::Add(ip(self.setup.first(host))), false);
+        }
     }
 
     /// Waits until both are at the same end, at most that long.
@@ -269,7 +277,7 @@ impl Run {
 /// Runs a schedule. Panics when something is wrong.
 fn run(schedule: &Schedule) -> Outcome {
     let setup = schedule.setup;
-    let mut run = Run { setup, world: world(schedule), model: Model::new(setup) };
+    let mut run = Run { setup, world: world(schedule), model: Model::new(setup), withdrawn: [false; 2] };
     run.up();
     run.pass(3 * SECOND);
     if let Some(why) = run.model.not_settled(&run.world) {

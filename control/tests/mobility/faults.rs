@@ -175,5 +175,163 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             Setup { scheduler: Backup, loss: 14, ..CALM },
             &[(Replace { host: 1, addr: 1 }, 2297)],
         ),
+        fault(
+            "an announced address got a check right after a retransmission",
+            6039,
+            Setup {
+                scheduler: Packet,
+                routability: After,
+                encap: false,
+                private: true,
+                addresses: [1, 2],
+                loss: 10,
+                reordering: 5,
+                ..CALM
+            },
+            &[
+                (Replay { datagrams: 2 }, 494),
+                (Add { host: 0, addr: 2 }, 25),
+                (Add { host: 1, addr: 1 }, 28),
+                (Replace { host: 0, addr: 0 }, 23),
+                (Nat { on: true }, 727),
+                (HandAdd { host: 1, addr: 3, check: false }, 1528),
+            ],
+        ),
+        fault(
+            "the peer never heard of the end of a Child SA that ended while it could not be told",
+            300_724,
+            Setup { filters: true, ..version_1 },
+            &[(ReplaceBoth { addrs: [2, 2] }, 9), (Down { host: 1, child: true }, 2681)],
+        ),
+        fault(
+            "a Child SA that was asked for twice was made twice",
+            300_467,
+            Setup { routability: After, filters: true, addresses: [2, 1], ..CALM },
+            &[(Down { host: 0, child: true }, 24), (Up, 18)],
+        ),
+        fault(
+            "the only address of the peer stayed limited after a check that had come too late",
+            100_681,
+            Setup { scheduler: Redundant, private: true, addresses: [2, 1], ..CALM },
+            &[
+                (Remove { host: 0, addr: 1 }, 29),
+                (ReplaceBoth { addrs: [2, 2] }, 4565),
+                (ReplaceBoth { addrs: [0, 1] }, 1563),
+            ],
+        ),
+        fault(
+            "an address behind a NAT that once had no way to the peer was not told when there was one",
+            101_050,
+            Setup { scheduler: Redundant, routability: Off, private: true, addresses: [1, 2], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 6537),
+                (Add { host: 1, addr: 2 }, 8516),
+                (Replace { host: 0, addr: 2 }, 2399),
+                (Replace { host: 1, addr: 2 }, 7303),
+            ],
+        ),
+        fault(
+            "an address that an operator took away and added again stayed out of use",
+            100_995,
+            Setup { scheduler: Packet, encap: false, filters: true, v6: true, addresses: [2, 2], ..CALM },
+            &[(HandRemove { host: 0, addr: 2, check: false }, 15), (Remove { host: 1, addr: 1 }, 2891)],
+        ),
+        fault(
+            "an answer or a test counted as word from the initiator where the responder had moved to",
+            100_168,
+            Setup { transport: true, filters: true, addresses: [1, 2], ..version_1 },
+            &[
+                (Deafen { host: 1, addr: 0 }, 296),
+                (ReplaceBoth { addrs: [0, 0] }, 200),
+                (ReplaceBoth { addrs: [2, 1] }, 25),
+            ],
+        ),
+        fault(
+            "the responder did not hear from the initiator again after it had followed it once",
+            302_185,
+            Setup { transport: true, scheduler: Packet, filters: true, ..version_1 },
+            &[(ReplaceBoth { addrs: [2, 2] }, 11_893), (ReplaceBoth { addrs: [2, 1] }, 20)],
+        ),
+        fault(
+            "a Child SA that was rekeyed while there was no pair of addresses had no path",
+            102_561,
+            Setup { scheduler: Backup, routability: Off, filters: true, v6: true, addresses: [1, 2], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 3654),
+                (Replace { host: 0, addr: 2 }, 6913),
+                (Rekey { host: 1, child: true }, 2639),
+            ],
+        ),
+        fault(
+            "an SA that the peer deleted since it was redundant was told as an end",
+            102_209,
+            Setup { scheduler: Backup, routability: Off, private: true, loss: 5, reordering: 5, ..CALM },
+            &[(Rekey { host: 0, child: false }, 14), (Rekey { host: 1, child: false }, 2172)],
+        ),
+        fault(
+            "an address that the peer had been at before a NAT came hid that there was one",
+            301_917,
+            Setup { scheduler: Backup, encap: false, addresses: [2, 2], loss: 14, ..CALM },
+            &[
+                (Garbage { datagrams: 5 }, 180),
+                (ReplaceBoth { addrs: [2, 1] }, 1845),
+                (Nat { on: true }, 25),
+                (ReplaceBoth { addrs: [2, 0] }, 196),
+                (Add { host: 0, addr: 0 }, 2646),
+                (ReplaceBoth { addrs: [0, 2] }, 16),
+            ],
+        ),
+        fault(
+            "a redundant IKE SA told of addresses before it was deleted, and stayed",
+            302_866,
+            Setup {
+                scheduler: Backup,
+                routability: After,
+                encap: false,
+                private: true,
+                addresses: [2, 1],
+                ..CALM
+            },
+            &[
+                (Traffic { host: 0, on: false }, 2391),
+                (ReplaceBoth { addrs: [2, 2] }, 2),
+                (Rekey { host: 1, child: false }, 1329),
+                (Rekey { host: 0, child: false }, 562),
+            ],
+        ),
+        fault(
+            "a request waited for its next retransmission although the peer was heard again",
+            103_140,
+            Setup { transport: true, scheduler: Redundant, v6: true, ..CALM },
+            &[
+                (Replace { host: 0, addr: 1 }, 1521),
+                (Add { host: 1, addr: 0 }, 1494),
+                (Rekey { host: 0, child: false }, 639),
+                (Rekey { host: 1, child: true }, 196),
+                (Traffic { host: 1, on: false }, 7624),
+                (ReplaceBoth { addrs: [1, 2] }, 884),
+                (Replace { host: 1, addr: 2 }, 6898),
+            ],
+        ),
+        fault(
+            "the address in use was not told again to a peer that had dropped it for want of its family",
+            101_421,
+            Setup {
+                scheduler: Redundant,
+                routability: After,
+                private: true,
+                loss: 2,
+                duplication: 10,
+                ..CALM
+            },
+            &[
+                (Add { host: 0, addr: 2 }, 2870),
+                (Down { host: 0, child: false }, 11),
+                (Traffic { host: 0, on: true }, 11_600),
+                (Up, 78),
+                (Remove { host: 1, addr: 0 }, 2487),
+                (Add { host: 1, addr: 2 }, 223),
+            ],
+        ),
     ]
 }

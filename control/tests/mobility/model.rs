@@ -196,7 +196,9 @@ impl Model {
             if stray.what == StrayKind::Esp {
                 assert!(policy != ReturnRoutability::Required, "M4, M6: ESP to {} of nobody", stray.to);
             } else {
-                assert!(lately == 0, "M6: more than one datagram a second to {} of nobody", stray.to);
+                // Who changes the source of an answer on its way gets one more for it.
+                let forged = usize::from(world.rewritten.contains(&stray.to.ip()));
+                assert!(lately <= forged, "M6: more than one datagram a second to {} of nobody", stray.to);
             }
         }
     }

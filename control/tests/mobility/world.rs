@@ -418,6 +418,8 @@ impl World {
             rewrite(index, &mut source, &mut destination);
             self.rewritten.extend((source != local).then_some(source.ip()));
         }
+        // Where an attacker makes it go is not where it was sent.
+        let misdirected = destination != remote;
         if let Some(nat) = &mut self.nat {
             let in_udp = match &cargo {
                 Cargo::Ike { .. } => true,
@@ -435,7 +437,7 @@ impl World {
             }
         }
         let known = |addr| self.outsides.contains(&addr) || self.hosts.iter().any(|h| h.ever.contains(&addr));
-        if !known(destination.ip()) {
+        if !known(destination.ip()) && !misdirected {
             self.strays.push(Stray { at: self.now, from: index, to: destination, what });
         }
         let ends = if index == 0 { (local.ip(), destination.ip()) } else { (destination.ip(), local.ip()) };

@@ -236,6 +236,7 @@ impl Endpoint {
             self.with_sa(now, id, |sa, ctx| {
                 if sa.peer().is_some() && sa.rekeyed_by.is_none() && sa.mobility.version != Version::None {
                     sa.mobility.refused.clear();
+                    sa.mobility.unheard.clear();
                     sa.mobility.refused_pairs.clear();
                     sa.mobility.untold = true;
                     sa.refresh(ctx);

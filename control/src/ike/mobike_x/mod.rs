@@ -136,19 +136,23 @@ impl IkeSa {
         }
         if requests.is_empty() && std::mem::take(&mut self.mobility.tell_all) {
             let here = self.local.ip();
+            // Where they cannot be told at once, this one is told once more like all others.
+            let told = self.may_tell_all() || self.hidden(here);
             if self.may_tell_all() {
                 requests.push(request(Wish::Update { old: None, new: Some(here) }, Scope::All));
                 moved = false;
             }
             let by_hand = &self.mobility.by_hand;
-            self.mobility.announced.retain(|a| *a == here || by_hand.contains(a));
+            self.mobility.announced.retain(|a| (*a == here && told) || by_hand.contains(a));
         } else if !requests.is_empty() {
             self.mobility.tell_pause = TELL_AGAIN;
         }
         if moved {
             requests.insert(0, request(Wish::Update { old: None, new: None }, Scope::IkeAlone));
         }
-        let new = |a: &IpAddr| !self.mobility.announced.contains(a) && !self.mobility.refused.contains(a);
+        let mobility = &self.mobility;
+        let left_out = [&mobility.announced, &mobility.refused, &mobility.unheard];
+        let new = |a: &IpAddr| !left_out.iter().any(|set| set.contains(a));
         let new: Vec<IpAddr> = wanted.into_iter().filter(new).collect();
         let mut via = None;
         for addr in new {
@@ -380,6 +384,7 @@ impl IkeSa {
             (request.by_hand, &request.wish)
         {
             self.mobility.by_hand.insert(*addr);
+            self.mobility.refused.remove(addr);
         }
         if request.inner {
             return self.change_inner(ctx, request);
@@ -404,7 +409,7 @@ impl IkeSa {
                 if request.wish == Wish::Add(None) && !only_there {
                     // It came from another address in the end, which the peer had before.
                     self.mobility.announced.remove(&addr.ip());
-                    self.mobility.refused.insert(addr.ip());
+                    self.mobility.unheard.insert(addr.ip());
                     return;
                 }
                 let own = self.own(ctx, addr);
@@ -724,6 +729,7 @@ impl IkeSa {
             self.unsettle(ctx);
             self.refresh(ctx);
             // What could not be told for want of a way may be told now.
+            self.mobility.unheard.clear();
             self.tasks.push_back(Task::Reconcile);
         }
     }
