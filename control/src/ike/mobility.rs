@@ -788,6 +788,10 @@ impl IkeSa {
             return Ok(());
         }
         if rebound {
+            if !self.peer_behind_nat {
+                // It has told meanwhile where it is.
+                return Ok(());
+            }
             self.peer_rebound(ctx, remote);
         }
         self.check_passed(ctx, remote);

@@ -418,8 +418,6 @@ impl World {
             rewrite(index, &mut source, &mut destination);
             self.rewritten.extend((source != local).then_some(source.ip()));
         }
-        // Where an attacker makes it go is not where it was sent.
-        let misdirected = destination != remote;
         if let Some(nat) = &mut self.nat {
             let in_udp = match &cargo {
                 Cargo::Ike { .. } => true,
@@ -437,8 +435,9 @@ impl World {
             }
         }
         let known = |addr| self.outsides.contains(&addr) || self.hosts.iter().any(|h| h.ever.contains(&addr));
-        if !known(destination.ip()) && !misdirected {
-            self.strays.push(Stray { at: self.now, from: index, to: destination, what });
+        // Where an attacker or a NAT makes it go is not where it was sent.
+        if !known(remote.ip()) {
+            self.strays.push(Stray { at: self.now, from: index, to: remote, what });
         }
         let ends = if index == 0 { (local.ip(), destination.ip()) } else { (destination.ip(), local.ip()) };
         let there = self.hosts[to].addresses.contains(&destination.ip())
