@@ -252,6 +252,9 @@ impl Run {
             let settled = self.settles(STAYS, true);
             if self.model.ends > ends {
                 // An end that was asked for long ago.
+                if let Err(why) = self.settles(RENEWED, true) {
+                    panic!("not set up again: {why}\n{}", self.story());
+                }
                 continue;
             }
             if let Err(why) = settled {

@@ -333,5 +333,18 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Add { host: 1, addr: 2 }, 223),
             ],
         ),
+        fault(
+            "a check of a supposed new mapping undid the move that had come meanwhile",
+            505_387,
+            Setup { transport: true, scheduler: Redundant, routability: Off, addresses: [1, 2], ..version_1 },
+            &[
+                (Add { host: 1, addr: 2 }, 270),
+                (Add { host: 0, addr: 1 }, 178),
+                (Deafen { host: 0, addr: 0 }, 1052),
+                (Remove { host: 1, addr: 1 }, 2598),
+                (Remove { host: 1, addr: 0 }, 827),
+                (Replace { host: 0, addr: 1 }, 11_658),
+            ],
+        ),
     ]
 }
