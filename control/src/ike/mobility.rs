@@ -8,14 +8,13 @@ use std::time::{Duration, Instant};
 use mobikex_common::addr::{AddressSet, Path, Scheduler};
 use mobikex_common::sa::{ChildSaId, Mode};
 use mobikex_common::wire::echo::Echo;
-use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{Notify, NotifyType, Payload};
 use rand_core::Rng;
-use tracing::{debug, info};
+use tracing::debug;
 
-use super::addresses::{Half, Halves, MAX_ADDRESSES, Outer, Replaces};
-use super::child::{ChildSa, ChildState};
+use super::addresses::{Half, Halves, Outer};
+use super::child::ChildSa;
 use super::ctx::{Ctx, nat_hash};
-use super::error::IkeError;
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
 use super::pace::Pace;
@@ -23,8 +22,7 @@ use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
-use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Pending, QUICK_ATTEMPTS, Task, Via};
+use super::sa::{IkeSa, Task};
 use super::sets::{self, Check, Knowledge};
 use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
@@ -42,15 +40,13 @@ pub(super) const CHECK_TRIES: u32 = 3;
 /// How long a check takes at most.
 const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
 /// After a check that failed, until the next one of an address that stays.
-const CHECK_AGAIN: Duration = Duration::from_secs(10);
+pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(10);
 /// Between two tellings of the addresses that the peer should know, doubled each time up to the second value.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(30);
 const TELL_AT_MOST: Duration = Duration::from_secs(600);
 /// Between two new sources of a NATed peer's that are followed, doubled each time up to the second value.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
 const FOLLOW_AT_MOST: Duration = Duration::from_secs(64);
-/// Pairs of addresses over which one request is sent at most.
-const MAX_ROUTES: usize = 8;
 
 /// See the module.
 #[derive(Clone)]
@@ -535,380 +531,6 @@ impl IkeSa {
         if let Some(path) = best.filter(|p| !works || !refused(p)) {
             debug!(target: "IKE", "{} sends over {path} now", self.name());
             self.retarget(ctx, path.local, path.remote);
-        }
-    }
-
-    // ---- requests over several pairs ---------------------------------------------------------------------------------
-
-    /// Sends over another pair from now on, beginning with the request under way.
-    pub(super) fn retarget(&mut self, ctx: &mut Ctx<'_>, local: SocketAddr, remote: SocketAddr) {
-        if (self.local, self.remote) == (local, remote) {
-            return;
-        }
-        (self.local, self.remote) = (local, remote);
-        // What goes over a pair of its own stays there.
-        if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
-            pending.targets += 1;
-            let datagram = pending.datagram.clone();
-            let sent = self.send_over(ctx, self.current(), datagram);
-            if let (Err(when), Some(pending)) = (sent, &mut self.pending) {
-                pending.next = pending.next.min(when);
-            }
-        }
-    }
-
-    /// Our addresses that the connection may use and that lead to some address of the peer, or anywhere.
-    pub(super) fn candidates(&self, ctx: &Ctx<'_>) -> Vec<IpAddr> {
-        let remotes = self.peer_addresses(ctx.now);
-        let mut found: Vec<_> = ctx
-            .network
-            .usable(&self.conn)
-            .filter(|a| a.leads_anywhere() || remotes.iter().any(|r| a.reaches(r.ip())))
-            .map(|a| (std::cmp::Reverse(self.conn.paths.preference(&a.interface)), a.addr))
-            .collect();
-        // Stable, so that the system's order decides among equals.
-        found.sort_by_key(|(preference, _)| *preference);
-        found.into_iter().map(|(_, addr)| addr).take(MAX_ADDRESSES).collect()
-    }
-
-    /// Where the peer may be found, the present address first.
-    pub(super) fn peer_addresses(&self, now: Instant) -> Vec<SocketAddr> {
-        let mut found = vec![self.remote];
-        let mut push = |addr: SocketAddr| {
-            if !found.iter().any(|f| f.ip() == addr.ip()) {
-                found.push(addr);
-            }
-        };
-        self.children.iter().flat_map(|c| c.halves.remote.iter()).for_each(|o| push(o.addr));
-        self.mobility.previous.iter().for_each(|(_, remote)| push(*remote));
-        let port = self.remote.port();
-        // In version 1 the responder has no other use for the initiator's list than to tell it of its own (RFC 4555 3.4,
-        // 3.6).
-        let version_1 = self.mobility.version == Version::Mobike;
-        if !version_1 || self.mobility.decides || self.mobility.untold {
-            self.mobility.alternates.ranked(now).into_iter().for_each(|a| push(SocketAddr::new(a, port)));
-        }
-        self.conn.remote_singles().for_each(|a| push(SocketAddr::new(a, port)));
-        found
-    }
-
-    /// Pairs over which a request may reach the peer, the most promising first.
-    pub(super) fn routes(&self, ctx: &Ctx<'_>) -> Vec<Path> {
-        let mut found = Vec::new();
-        let mut push = |p: Path| {
-            if found.len() < MAX_ROUTES && !found.contains(&p) {
-                found.push(p);
-            }
-        };
-        if ctx.network.has(self.local.ip()) {
-            push(self.current());
-        }
-        if self.mobility.version == Version::None {
-            return vec![self.current()];
-        }
-        let up = self.mobility.table.iter().filter(|p| p.health == Health::Up);
-        up.filter(|p| ctx.network.has(p.path.local.ip())).for_each(|p| push(p.path));
-        let remotes = self.peer_addresses(ctx.now);
-        for local in self.candidates(ctx) {
-            let reaches = |r: &&SocketAddr| ctx.network.find(local).is_some_and(|l| l.reaches(r.ip()));
-            for remote in remotes.iter().filter(reaches) {
-                push(path(SocketAddr::new(local, self.local.port()), *remote));
-            }
-        }
-        found
-    }
-
-    /// Whether the peer has been at an address, or is configured to be: then it may get more than one datagram a second.
-    pub(super) fn is_proven(&self, remote: SocketAddr) -> bool {
-        self.mobility.checks.get(&remote) == Some(&Check::Passed)
-            || self.conn.remote_singles().any(|a| a == remote.ip())
-    }
-
-    /// The pairs for one more transmission. An address at which the peer has never been gets one datagram of them (M6 of
-    /// the threats), each time from another address of ours.
-    fn routes_now(&self, ctx: &Ctx<'_>) -> Vec<Path> {
-        let routes = self.routes(ctx);
-        let turn = self.pending.as_ref().map_or(0, |p| p.attempts as usize);
-        let chosen = |p: &Path| {
-            let mut same = routes.iter().filter(|r| r.remote == p.remote);
-            let count = same.clone().count();
-            self.is_proven(p.remote) || same.nth(turn % count.max(1)) == Some(p)
-        };
-        routes.iter().filter(|p| chosen(p)).copied().collect()
-    }
-
-    /// Sends the request under way once more: first as it was sent, then over every other pair as well.
-    pub(super) fn transmit_again(&mut self, ctx: &mut Ctx<'_>) {
-        let current = self.current();
-        let alone = self.pending.as_ref().is_none_or(|p| p.attempts < 2);
-        let routes = if alone { vec![current] } else { self.routes_now(ctx) };
-        let name = self.name();
-        let Some(pending) = &mut self.pending else { return };
-        let datagram = pending.datagram.clone();
-        let routes = match &mut pending.via {
-            Some(via) if via.tries > 1 => {
-                via.tries -= 1;
-                vec![via.path]
-            }
-            Some(via) => {
-                debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
-                pending.via = None;
-                pending.targets += 1;
-                vec![current]
-            }
-            None => {
-                pending.targets += routes.iter().filter(|r| **r != current).count() as u32;
-                routes
-            }
-        };
-        for route in routes {
-            // What may not go there now does so with the next one.
-            let _ = self.send_over(ctx, route, datagram.clone());
-        }
-    }
-
-    /// The peer asks something over another pair, while it does not answer us over the ones that we know, or is heard again
-    /// after a long time. Within three times what came from there (M4 of the threats), our request goes there too.
-    pub(super) fn try_there(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        (local, remote): (SocketAddr, SocketAddr),
-        octets: usize,
-    ) {
-        let elsewhere = (local, remote) != (self.local, self.remote);
-        let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
-        let patience = if elsewhere { 0 } else { QUICK_ATTEMPTS };
-        let waits =
-            |p: &&mut Pending| p.attempts > patience && p.via.is_none() && p.datagram.len() <= 3 * octets;
-        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) {
-            pending.targets += u32::from(elsewhere);
-            let datagram = pending.datagram.clone();
-            let _ = self.send_over(ctx, path(local, remote), datagram);
-        }
-    }
-
-    /// An answer came over a pair other than the current one, which did not answer: that one works.
-    pub(super) fn found_working(&mut self, ctx: &mut Ctx<'_>, addresses: (SocketAddr, SocketAddr)) {
-        let (local, remote) = addresses;
-        let known = self.peer_addresses(ctx.now).contains(&remote);
-        if known && self.mobility.adrift {
-            return self.follow_initiator(ctx, addresses);
-        }
-        if self.mobility.version == Version::None || !known || (self.local, self.remote) == addresses {
-            return;
-        }
-        if self.mobility.version == Version::MobikeX || self.mobility.decides {
-            info!(target: "IKE", "{} found a working path {}", self.name(), path(local, remote));
-            self.mobility.previous = Some((self.local, self.remote));
-            (self.local, self.remote) = addresses;
-            self.mobility.table.proven(self.current(), ctx.now);
-            self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
-        }
-    }
-
-    // ---- return routability (RFC 4555 3.7) ----------------------------------------------------------------------------
-
-    /// Addresses of the peer to which something may be sent.
-    fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
-        let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
-        live.flat_map(|c| c.halves.remote.iter().filter(|o| o.is_current(now)).map(|o| o.addr))
-            .chain([self.remote])
-            .collect()
-    }
-
-    /// Once the peer has left an address somebody else may have it: if it comes back, it is checked again.
-    pub(super) fn forget_checks(&mut self, now: Instant) {
-        let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
-        let known: Vec<SocketAddr> = leaving.chain(self.used_addresses(now)).collect();
-        self.mobility.checks.retain(|addr, _| known.contains(addr));
-    }
-
-    /// Sees to it that every address of the peer is checked, as policy wants; one whose time has not come, when it
-    /// comes. The caller refreshes.
-    pub(super) fn want_checks(&mut self, now: Instant) {
-        self.forget_checks(now);
-        let used = self.used_addresses(now);
-        for addr in used {
-            if self.mobility.checks.contains_key(&addr) {
-                continue;
-            }
-            if self.conn.return_routability == ReturnRoutability::Off {
-                self.mobility.checks.insert(addr, Check::Passed);
-                continue;
-            }
-            self.mobility.checks.insert(addr, Check::Open);
-            self.tasks.push_back(Task::Check(addr));
-        }
-    }
-
-    /// A local address from which `remote` can be reached.
-    fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
-        if self.local.is_ipv4() == remote.is_ipv4() && ctx.network.has(self.local.ip()) {
-            return Some(self.local);
-        }
-        let reaches = |a: &IpAddr| ctx.network.find(*a).is_some_and(|l| l.reaches(remote.ip()));
-        self.candidates(ctx).into_iter().find(reaches).map(|a| SocketAddr::new(a, self.local.port()))
-    }
-
-    /// COOKIE2 to an address of the peer.
-    pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let named = |c: &ChildSa| c.halves.remote.iter().any(|o| o.addr == remote);
-        let rebound = self.peer_behind_nat && !self.children.iter().any(named);
-        let Some(local) = self.source_toward(ctx, remote) else {
-            self.check_failed(ctx, remote, "there is no way to reach it");
-            return Ok(());
-        };
-        let cookie = cookie(ctx);
-        let mut payloads = Vec::new();
-        if self.nat_t {
-            payloads.extend(self.nat_detection(local, remote));
-        }
-        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
-        let exchange = Exchange::Check { remote, cookie, rebound };
-        let via = Via { path: path(local, remote), tries: CHECK_TRIES };
-        self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
-    }
-
-    /// The answer to a check. It proves the address only if the request went nowhere else.
-    pub(super) fn handle_check_response(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        (remote, cookie, rebound): (SocketAddr, &[u8], bool),
-        payloads: &[Payload],
-        only_there: bool,
-    ) -> Result<(), Gone> {
-        self.verify_cookie(ctx, cookie, payloads)?;
-        if !only_there {
-            if !rebound {
-                self.check_failed(ctx, remote, "it does not answer there");
-                self.check_again(ctx.now, remote);
-            }
-            return Ok(());
-        }
-        if rebound {
-            if !self.peer_behind_nat {
-                // It has told meanwhile where it is.
-                return Ok(());
-            }
-            self.peer_rebound(ctx, remote);
-        }
-        self.check_passed(ctx, remote);
-        Ok(())
-    }
-
-    /// Closes the IKE SA unless COOKIE2 came back as it was sent (RFC 4555 3.7).
-    pub(super) fn verify_cookie(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        cookie: &[u8],
-        payloads: &[Payload],
-    ) -> Result<(), Gone> {
-        match notify(payloads, NotifyType::COOKIE2) {
-            Some(answer) if answer.data == cookie => Ok(()),
-            _ => Err(self.close(ctx, "the peer did not return COOKIE2 as it was sent", false)),
-        }
-    }
-
-    pub(super) fn check_passed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
-        self.mobility.checks.insert(remote, Check::Passed);
-        if let Some(local) = self.source_toward(ctx, remote) {
-            self.mobility.table.proven(path(local, remote), ctx.now);
-        }
-        self.mobility.table.hurry(remote, ctx.now);
-        let until = ctx.now + RETIRED;
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
-            for old in std::mem::take(&mut child.leaving) {
-                let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
-                let gone = child.halves.local.iter().filter(fits).map(|l| path(l.addr, old.addr));
-                let gone = gone.collect();
-                child.retire_paths(gone, until);
-            }
-        }
-        self.forget_checks(ctx.now);
-        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
-        self.unsettle(ctx);
-        self.refresh(ctx);
-    }
-
-    /// The answer to a request that asked whether the peer is alive.
-    pub(super) fn handle_liveness_response(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        cookie: Option<&[u8]>,
-        payloads: &[Payload],
-        only_there: bool,
-    ) -> Result<(), Gone> {
-        if let Some(cookie) = cookie {
-            self.verify_cookie(ctx, cookie, payloads)?;
-            if only_there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
-                self.check_passed(ctx, self.remote);
-            }
-        }
-        // Over another pair than it was made for, NAT_DETECTION would see a NAT everywhere.
-        if only_there {
-            self.note_nat(ctx, payloads);
-        }
-        Ok(())
-    }
-
-    /// An address at which the peer is not: what it had before counts again.
-    fn check_failed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr, reason: &str) {
-        info!(target: "IKE", "{} the peer is not reachable at {remote}: {reason}", self.name());
-        self.drop_address(remote);
-        if self.remote == remote
-            && let Some((local, remote)) = self.mobility.previous
-        {
-            self.retarget(ctx, local, remote);
-        }
-        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
-        self.refresh(ctx);
-    }
-
-    /// The last address stays although the check has failed: unless it is checked again, it stays limited.
-    fn check_again(&mut self, now: Instant, remote: SocketAddr) {
-        if self.used_addresses(now).contains(&remote) {
-            self.mobility.checks.insert(remote, Check::Open);
-            self.retries.push((now + CHECK_AGAIN, Task::Check(remote)));
-        }
-    }
-
-    /// Takes an address of the peer out of the sets; what it replaced is there again.
-    pub(super) fn drop_address(&mut self, remote: SocketAddr) {
-        self.mobility.checks.remove(&remote);
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
-            let back = std::mem::take(&mut child.leaving);
-            back.into_iter().for_each(|old| {
-                child.halves.remote.add(old);
-            });
-            // The last one stays, so that the SA can still be reached if the check was wrong.
-            if child.halves.remote.len() > 1 {
-                child.halves.remote.remove(remote.ip());
-            }
-        }
-    }
-
-    /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.
-    fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
-        let follows = |half: &Half| match half.find(remote.ip()) {
-            Some(same) => Some(*same),
-            None if half.len() == 1 => half.iter().next().copied(),
-            None => None,
-        };
-        self.change_halves(
-            ctx,
-            |_| true,
-            |halves| {
-                if let Some(old) = follows(&halves.remote) {
-                    let new = Outer { addr: remote, ..old };
-                    halves.remote.update(Replaces::One(old.addr.ip()), new);
-                }
-            },
-        );
-        if self.remote.ip() == remote.ip() || self.children.iter().all(|c| c.halves.remote.len() == 1) {
-            let local = self.local;
-            self.retarget(ctx, local, remote);
         }
     }
 

@@ -35,6 +35,8 @@ mod path_test;
 mod rekey_ike;
 mod responder;
 mod roles;
+mod routability;
+mod routes;
 mod rules;
 mod sa;
 mod select;

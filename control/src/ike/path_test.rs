@@ -4,12 +4,11 @@
 use std::time::{Duration, Instant};
 
 use mobikex_common::addr::Path;
-use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Payload};
 use tracing::{debug, info};
 
 use super::ctx::Ctx;
 use super::error::IkeError;
-use super::mobility::cookie;
 use super::output::Event;
 use super::path_table::Health;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
@@ -70,12 +69,7 @@ impl IkeSa {
             return Ok(());
         }
         debug!(target: "IKE", "{} testing {path}", self.name());
-        let cookie = cookie(ctx);
-        let mut payloads = Vec::new();
-        if self.nat_t {
-            payloads.extend(self.nat_detection(path.local, path.remote));
-        }
-        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
+        let (cookie, payloads) = self.question(ctx, path.local, path.remote);
         let exchange = Exchange::PathTest { path, cookie, at: ctx.now };
         let via = Via { path, tries: TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)

@@ -1,0 +1,235 @@
+//! Return routability: whether the peer is where it says to be (RFC 4555 3.7).
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
+use tracing::{debug, info};
+
+use super::addresses::{Half, Outer, Replaces};
+use super::child::{ChildSa, ChildState};
+use super::ctx::Ctx;
+use super::error::IkeError;
+use super::mobility::{CHECK_AGAIN, CHECK_TRIES, RETIRED, cookie};
+use super::output::Event;
+use super::path_table::path;
+use super::rules::notify;
+use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sets::Check;
+use crate::config::ReturnRoutability;
+
+impl IkeSa {
+    /// Addresses of the peer to which something may be sent.
+    fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
+        let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
+        live.flat_map(|c| c.halves.remote.iter().filter(|o| o.is_current(now)).map(|o| o.addr))
+            .chain([self.remote])
+            .collect()
+    }
+
+    /// Once the peer has left an address somebody else may have it: if it comes back, it is checked again.
+    pub(super) fn forget_checks(&mut self, now: Instant) {
+        let leaving = self.children.iter().flat_map(|c| c.leaving.iter().map(|o| o.addr));
+        let known: Vec<SocketAddr> = leaving.chain(self.used_addresses(now)).collect();
+        self.mobility.checks.retain(|addr, _| known.contains(addr));
+    }
+
+    /// Sees to it that every address of the peer is checked, as policy wants; one whose time has not come, when it
+    /// comes. The caller refreshes.
+    pub(super) fn want_checks(&mut self, now: Instant) {
+        self.forget_checks(now);
+        let used = self.used_addresses(now);
+        for addr in used {
+            if self.mobility.checks.contains_key(&addr) {
+                continue;
+            }
+            if self.conn.return_routability == ReturnRoutability::Off {
+                self.mobility.checks.insert(addr, Check::Passed);
+                continue;
+            }
+            self.mobility.checks.insert(addr, Check::Open);
+            self.tasks.push_back(Task::Check(addr));
+        }
+    }
+
+    /// A local address from which `remote` can be reached.
+    fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
+        if self.local.is_ipv4() == remote.is_ipv4() && ctx.network.has(self.local.ip()) {
+            return Some(self.local);
+        }
+        let reaches = |a: &IpAddr| ctx.network.find(*a).is_some_and(|l| l.reaches(remote.ip()));
+        self.candidates(ctx).into_iter().find(reaches).map(|a| SocketAddr::new(a, self.local.port()))
+    }
+
+    /// COOKIE2 to an address of the peer.
+    pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
+        let named = |c: &ChildSa| c.halves.remote.iter().any(|o| o.addr == remote);
+        let rebound = self.peer_behind_nat && !self.children.iter().any(named);
+        let Some(local) = self.source_toward(ctx, remote) else {
+            self.check_failed(ctx, remote, "there is no way to reach it");
+            return Ok(());
+        };
+        let (cookie, payloads) = self.question(ctx, local, remote);
+        debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
+        let exchange = Exchange::Check { remote, cookie, rebound };
+        let via = Via { path: path(local, remote), tries: CHECK_TRIES };
+        self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
+    }
+
+    /// What is asked over one pair of addresses, with the cookie that its answer must repeat.
+    pub(super) fn question(
+        &self,
+        ctx: &mut Ctx<'_>,
+        local: SocketAddr,
+        remote: SocketAddr,
+    ) -> (Vec<u8>, Vec<Payload>) {
+        let cookie = cookie(ctx);
+        let mut payloads = Vec::new();
+        if self.nat_t {
+            payloads.extend(self.nat_detection(local, remote));
+        }
+        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
+        (cookie, payloads)
+    }
+
+    /// The answer to a check. It proves the address only if the request went nowhere else.
+    pub(super) fn handle_check_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        (remote, cookie, rebound): (SocketAddr, &[u8], bool),
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        self.verify_cookie(ctx, cookie, payloads)?;
+        if !only_there {
+            if !rebound {
+                self.check_failed(ctx, remote, "it does not answer there");
+                self.check_again(ctx.now, remote);
+            }
+            return Ok(());
+        }
+        if rebound {
+            if !self.peer_behind_nat {
+                // It has told meanwhile where it is.
+                return Ok(());
+            }
+            self.peer_rebound(ctx, remote);
+        }
+        self.check_passed(ctx, remote);
+        Ok(())
+    }
+
+    /// Closes the IKE SA unless COOKIE2 came back as it was sent (RFC 4555 3.7).
+    pub(super) fn verify_cookie(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        cookie: &[u8],
+        payloads: &[Payload],
+    ) -> Result<(), Gone> {
+        match notify(payloads, NotifyType::COOKIE2) {
+            Some(answer) if answer.data == cookie => Ok(()),
+            _ => Err(self.close(ctx, "the peer did not return COOKIE2 as it was sent", false)),
+        }
+    }
+
+    pub(super) fn check_passed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+        self.mobility.checks.insert(remote, Check::Passed);
+        if let Some(local) = self.source_toward(ctx, remote) {
+            self.mobility.table.proven(path(local, remote), ctx.now);
+        }
+        self.mobility.table.hurry(remote, ctx.now);
+        let until = ctx.now + RETIRED;
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+            for old in std::mem::take(&mut child.leaving) {
+                let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
+                let gone = child.halves.local.iter().filter(fits).map(|l| path(l.addr, old.addr));
+                let gone = gone.collect();
+                child.retire_paths(gone, until);
+            }
+        }
+        self.forget_checks(ctx.now);
+        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
+        self.unsettle(ctx);
+        self.refresh(ctx);
+    }
+
+    /// The answer to a request that asked whether the peer is alive.
+    pub(super) fn handle_liveness_response(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        cookie: Option<&[u8]>,
+        payloads: &[Payload],
+        only_there: bool,
+    ) -> Result<(), Gone> {
+        if let Some(cookie) = cookie {
+            self.verify_cookie(ctx, cookie, payloads)?;
+            if only_there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
+                self.check_passed(ctx, self.remote);
+            }
+        }
+        // Over another pair than it was made for, NAT_DETECTION would see a NAT everywhere.
+        if only_there {
+            self.note_nat(ctx, payloads);
+        }
+        Ok(())
+    }
+
+    /// An address at which the peer is not: what it had before counts again.
+    fn check_failed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr, reason: &str) {
+        info!(target: "IKE", "{} the peer is not reachable at {remote}: {reason}", self.name());
+        self.drop_address(remote);
+        if self.remote == remote
+            && let Some((local, remote)) = self.mobility.previous
+        {
+            self.retarget(ctx, local, remote);
+        }
+        ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
+        self.refresh(ctx);
+    }
+
+    /// The last address stays although the check has failed: unless it is checked again, it stays limited.
+    fn check_again(&mut self, now: Instant, remote: SocketAddr) {
+        if self.used_addresses(now).contains(&remote) {
+            self.mobility.checks.insert(remote, Check::Open);
+            self.retries.push((now + CHECK_AGAIN, Task::Check(remote)));
+        }
+    }
+
+    /// Takes an address of the peer out of the sets; what it replaced is there again.
+    pub(super) fn drop_address(&mut self, remote: SocketAddr) {
+        self.mobility.checks.remove(&remote);
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+            let back = std::mem::take(&mut child.leaving);
+            back.into_iter().for_each(|old| {
+                child.halves.remote.add(old);
+            });
+            // The last one stays, so that the SA can still be reached if the check was wrong.
+            if child.halves.remote.len() > 1 {
+                child.halves.remote.remove(remote.ip());
+            }
+        }
+    }
+
+    /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.
+    fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+        let follows = |half: &Half| match half.find(remote.ip()) {
+            Some(same) => Some(*same),
+            None if half.len() == 1 => half.iter().next().copied(),
+            None => None,
+        };
+        self.change_halves(
+            ctx,
+            |_| true,
+            |halves| {
+                if let Some(old) = follows(&halves.remote) {
+                    let new = Outer { addr: remote, ..old };
+                    halves.remote.update(Replaces::One(old.addr.ip()), new);
+                }
+            },
+        );
+        if self.remote.ip() == remote.ip() || self.children.iter().all(|c| c.halves.remote.len() == 1) {
+            let local = self.local;
+            self.retarget(ctx, local, remote);
+        }
+    }
+}
