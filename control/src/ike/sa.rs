@@ -53,6 +53,8 @@ const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
 const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
 /// How long a peer may take to delete an IKE SA that it has rekeyed.
 const REKEYED_LIFETIME: Duration = Duration::from_secs(120);
+/// How long the DELETE of an SA that was replaced may take before we ask for it.
+const FORGOTTEN: Duration = Duration::from_secs(3);
 
 /// Where an IKE SA is in its life.
 pub(super) enum State {
@@ -553,6 +555,10 @@ impl IkeSa {
                 ctx.transmit(self.local, self.remote, false, vec![0xff]);
             }
         }
+        if self.forgotten_at().is_some_and(|at| at <= ctx.now) {
+            self.tasks.push_back(Task::Liveness);
+            self.last_heard = ctx.now;
+        }
         self.child_timeouts(ctx);
         self.mobility_timeouts(ctx);
         self.run_tasks(ctx);
@@ -592,6 +598,13 @@ impl IkeSa {
             .then(|| self.last_heard + self.conn.dpd_delay)
     }
 
+    /// When the peer should have deleted an SA that it has replaced. Perhaps our answer was lost and we have moved since, so
+    /// that it waits where we are not and knows no other SA: hearing us on this one it asks there once more.
+    fn forgotten_at(&self) -> Option<Instant> {
+        let waits = self.rekeyed_by.is_some() && self.peer().is_some() && self.pending.is_none();
+        (waits && self.mobility.version != Version::None).then(|| self.last_heard + FORGOTTEN)
+    }
+
     fn keepalive_at(&self) -> Option<Instant> {
         (self.nat_t && self.behind_nat).then(|| self.last_keepalive + NAT_KEEPALIVE)
     }
@@ -606,6 +619,7 @@ impl IkeSa {
             self.rekey_at.filter(|_| established),
             self.dead_peer_check_at().filter(|_| established),
             self.keepalive_at().filter(|_| established),
+            self.forgotten_at(),
             self.children.iter().filter_map(ChildSa::next_timeout).min(),
             self.mobility_timeout().filter(|_| established),
         ]

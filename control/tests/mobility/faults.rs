@@ -346,5 +346,37 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Replace { host: 0, addr: 1 }, 11_658),
             ],
         ),
+        fault(
+            "the answer to a rekeying was lost while both moved, and the peer knew only an SA that nobody spoke on",
+            501_127,
+            Setup {
+                scheduler: Backup,
+                encap: false,
+                private: true,
+                filters: true,
+                addresses: [2, 2],
+                loss: 10,
+                reordering: 5,
+                ..CALM
+            },
+            &[(Rekey { host: 1, child: false }, 24), (ReplaceBoth { addrs: [0, 1] }, 1450)],
+        ),
+        fault(
+            "the answer to a rekeying was lost in a NAT that came",
+            903_600,
+            Setup {
+                scheduler: Redundant,
+                routability: After,
+                private: true,
+                filters: true,
+                addresses: [1, 1],
+                ..version_1
+            },
+            &[
+                (Sleep { host: 1, seconds: 2 }, 0),
+                (Rekey { host: 1, child: false }, 11),
+                (Nat { on: true }, 15),
+            ],
+        ),
     ]
 }
