@@ -127,6 +127,11 @@ impl PathSet {
         self.sending().filter(move |chosen| !chosen.may_send(len) && between(&chosen.path.path))
     }
 
+    /// Whether what a path may carry depends on what has come from the peer (RFC 4555 3.7).
+    pub(crate) fn is_limited(&self) -> bool {
+        self.plan.limited
+    }
+
     /// How many paths may send.
     pub fn sending_len(&self) -> usize {
         self.plan.ranked.len()

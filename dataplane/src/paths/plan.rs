@@ -20,6 +20,8 @@ pub(super) struct Plan {
     buckets: Box<[u16]>,
     /// Paths that may send, greatest weight first, and of equal ones the first.
     pub(super) ranked: Box<[u16]>,
+    /// One of them is not proven to lead to the peer.
+    pub(super) limited: bool,
 }
 
 impl Plan {
@@ -34,7 +36,8 @@ impl Plan {
             (Scheduler::Packet, _) => turns(&set, &ranked),
             (Scheduler::Backup | Scheduler::Redundant, Some(first)) => vec![*first; BUCKETS].into(),
         };
-        Self { set, buckets, ranked }
+        let limited = ranked.iter().any(|index| set.paths[usize::from(*index)].limited);
+        Self { set, buckets, ranked, limited }
     }
 
     /// The path for a packet: of the flow `flow_hash`, the `turn`-th of its SA.

@@ -286,8 +286,7 @@ impl Out {
         let unit = Unit { index, packet, segments, sa, set, frame, flow_hash, redundant, whole };
 
         // Packets that take turns, or have to share what a path may carry, are looked at one by one.
-        let limited = set.set().paths.iter().any(|path| path.limited);
-        let apart = limited || count > 1 && scheduler == Scheduler::Packet;
+        let apart = set.is_limited() || count > 1 && scheduler == Scheduler::Packet;
         let len = unit.sealed(0..if apart { 1 } else { count });
         let traffic = unit.traffic(0, len);
         let (chosen, _) = unit.choose(&traffic).map_err(all)?;
