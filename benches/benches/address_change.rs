@@ -200,8 +200,13 @@ fn send(tables: &Tables, watch: &Watch) {
                 let Lookup::Sa(sa, set) = tables.lookup_outbound(&parsed, &guard) else {
                     panic!("no SA for child {child}");
                 };
-                let traffic =
-                    Traffic { flow_hash: flow_hash(&parsed), turn: sa.sequence(), len: 150, ends: None };
+                let traffic = Traffic {
+                    flow_hash: flow_hash(&parsed),
+                    assigned: None,
+                    turn: sa.sequence(),
+                    len: 150,
+                    ends: None,
+                };
                 let _ = black_box(set.choose(&traffic));
                 esp::seal(sa, &parsed, &mut out, &mut ivs).expect("a sealed packet");
                 let there = |path: &WeightedPath| match path.path.remote.ip() {

@@ -81,7 +81,7 @@ fn choose(c: &mut Criterion) {
     for scheduler in [Scheduler::Flow, Scheduler::Packet, Scheduler::Redundant, Scheduler::Backup] {
         let addresses = Addresses::new(set(1, 4, scheduler), Selectors::new(&[], &[]));
         let guard = pin();
-        let mut traffic = Traffic { flow_hash: 0, turn: 0, len: 1400, ends: None };
+        let mut traffic = Traffic { flow_hash: 0, assigned: None, turn: 0, len: 1400, ends: None };
         c.bench_function(&format!("choose a path of 4, {scheduler:?}"), |b| {
             b.iter(|| {
                 traffic.turn += 1;

@@ -126,6 +126,11 @@ impl PathCounters {
         read(&self.bytes_out) + bytes as u64 <= read(&self.bytes_in).saturating_mul(3)
     }
 
+    /// Octets sent so far.
+    pub(crate) fn octets_out(&self) -> u64 {
+        self.bytes_out.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn stats(&self, path: Path) -> PathStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         PathStats {

@@ -18,6 +18,7 @@ use mobikex_common::wire::echo::Echo;
 use crate::counters::{DropCounters, DropCounts};
 use crate::esp::IvSource;
 use crate::io::{Meta, RawEspSocket, Tun, TunOffload, UdpSocket, steering};
+use crate::paths::FlowTable;
 use crate::published::pin;
 use crate::tables::Tables;
 use crate::upcall::{Upcall, Upcalls};
@@ -102,6 +103,7 @@ fn tun_hint(error: &io::Error) -> &'static str {
 /// What workers and control thread share.
 pub(crate) struct Shared {
     pub(crate) tables: Tables,
+    pub(crate) flows: FlowTable,
     pub(crate) drops: Box<[DropCounters]>,
     pub(crate) rings: Box<[Ring]>,
     pub(crate) upcalls: Upcalls,
@@ -177,6 +179,7 @@ impl Dataplane {
         let (upcalls, receiver) = Upcalls::new();
         let shared = Arc::new(Shared {
             tables: Tables::new(config.slots),
+            flows: FlowTable::new(),
             drops: (0..config.workers).map(|_| DropCounters::new()).collect(),
             rings,
             upcalls,

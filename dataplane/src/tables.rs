@@ -603,7 +603,7 @@ mod tests {
         [Scheduler::Flow, Scheduler::Packet, Scheduler::Redundant, Scheduler::Backup];
 
     fn traffic(flow_hash: u64) -> Traffic {
-        Traffic { flow_hash, turn: 0, len: 100, ends: None }
+        Traffic { flow_hash, assigned: None, turn: 0, len: 100, ends: None }
     }
 
     /// RFC 4555 moves all Child SAs of an IKE SA at once, and their packets wait for nothing meanwhile.

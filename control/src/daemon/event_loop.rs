@@ -434,12 +434,14 @@ impl Daemon {
                     happened.push(event);
                 }
                 Output::Echo { child, path, device, encap, echo } => {
-                    let path = WeightedPath { path, device, encap, weight: 0, limited: false };
-                    if let Err(reason) = self.dataplane.send_echo(child, &path, &echo) {
-                        debug!(target: "ESP", "a probe of {} was not sent: {}", path.path, reason.name());
+                    let way = WeightedPath { path, device, encap, weight: 0, limited: false };
+                    if let Err(reason) = self.dataplane.send_echo(child, &way, &echo) {
+                        debug!(target: "ESP", "a probe of {path} was not sent: {}", reason.name());
                     }
-                    let sent = self.dataplane.tables().stats(child).map_or(0, |stats| stats.packets_out);
-                    self.endpoint.note_traffic(now, child, sent);
+                    let stats = self.dataplane.tables().stats(child).unwrap_or_default();
+                    let here = stats.paths.iter().find(|of| of.path == path);
+                    let packets_in = here.map_or(0, |of| of.packets_in);
+                    self.endpoint.note_traffic(now, child, &path, stats.packets_out, packets_in);
                 }
                 Output::CountPaths(children) => {
                     let octets = self.dataplane.tables().path_octets(&children);

@@ -431,11 +431,11 @@ impl IkeSa {
         }
     }
 
-    /// How many packets the SA that carries the probes has sent. When there is a pause, the packet path tells of its
-    /// end.
-    pub(super) fn note_traffic(&mut self, ctx: &mut Ctx<'_>, packets: u64) {
+    /// How many packets the SA that carries the probe has sent, and how many have come over the probed path. When there
+    /// is a pause, the packet path tells of its end.
+    pub(super) fn note_traffic(&mut self, ctx: &mut Ctx<'_>, path: &Path, packets: u64, packets_in: u64) {
         let was_busy = self.mobility.table.is_busy();
-        self.mobility.table.note_traffic(packets);
+        self.mobility.table.note_traffic(path, packets, packets_in);
         if was_busy && !self.mobility.table.is_busy() {
             let children = self.children.iter().map(|c| c.id).collect();
             ctx.out.push_back(Output::WatchTraffic(children));

@@ -2,8 +2,9 @@
 //!
 //! A probe is an encrypted ESP echo with unpredictable data, so that an answer proves the whole round trip. While a
 //! path carries traffic it is probed every `interval`, otherwise now and then; one that is down, every second and
-//! for ever. It goes down after two probes in a row without an answer (three where the network loses many anyway)
-//! and comes back after three with one.
+//! for ever. It goes down after two probes in a row without an answer (four where the network loses many anyway)
+//! and comes back after three with one. A probe that is lost is followed by others in quick succession, and a path over
+//! which the peer is heard all the while gets more of them: it is more likely full than dead.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -23,14 +24,23 @@ const DOWN_INTERVAL: Duration = Duration::from_secs(1);
 const RETURN_INTERVAL: Duration = Duration::from_millis(100);
 /// An answer is awaited at least this much longer than the path's own round trip takes.
 const MARGIN: Duration = Duration::from_millis(20);
+/// An answer that is late by no more shows that the path works after all.
+const LATE: Duration = Duration::from_secs(1);
 /// How long the first answers are awaited, when nothing is known about the path.
 const UNKNOWN_RTT: Duration = Duration::from_secs(1);
 /// Answers in a row that bring a path back.
 const ANSWERS: u32 = 3;
 /// Probes whose answers are awaited at a time.
-const OUTSTANDING: usize = 16;
-/// Above this share of lost probes (in 1/1000) a third one must be lost to bring a path down.
+const OUTSTANDING: usize = 32;
+/// Probes in a row that must be lost to bring a path down.
+const LOST: u32 = 2;
+/// The same where more than this share of probes (in 1/1000) is lost anyway.
 const LOSSY: u32 = 100;
+const LOST_OF_MANY: u32 = 4;
+/// The same while the peer's packets arrive over the path.
+const LOST_BUT_HEARD: u32 = 8;
+/// After a lost probe others follow in this part of the interval.
+const HASTE: u32 = 4;
 /// Traffic is over when nothing was sent for this many probes.
 const QUIET_PROBES: u32 = 5;
 
@@ -70,6 +80,8 @@ struct Sent {
     sequence: u16,
     cookie: u64,
     at: Instant,
+    /// Counted as lost. Its answer may still come, as where a queue has grown meanwhile.
+    overdue: bool,
 }
 
 /// One pair of addresses.
@@ -93,6 +105,9 @@ pub(super) struct PathState {
     /// In a row.
     missed: u32,
     answered: u32,
+    /// Packets from the peer over it so far, and whether any came between the last two readings.
+    packets_in: u64,
+    heard: bool,
 }
 
 impl PathState {
@@ -111,6 +126,8 @@ impl PathState {
             next: now,
             missed: 0,
             answered: 0,
+            packets_in: 0,
+            heard: false,
         }
     }
 
@@ -131,11 +148,15 @@ impl PathState {
     }
 
     fn deadline(&self, interval: Duration) -> Option<Instant> {
-        self.sent.front().map(|sent| sent.at + self.patience(interval))
+        self.sent.iter().find(|sent| !sent.overdue).map(|sent| sent.at + self.patience(interval))
     }
 
     fn limit(&self) -> u32 {
-        if self.loss > LOSSY { 3 } else { 2 }
+        match (self.heard, self.loss > LOSSY) {
+            (true, _) => LOST_BUT_HEARD,
+            (false, true) => LOST_OF_MANY,
+            (false, false) => LOST,
+        }
     }
 
     fn note_loss(&mut self, lost: bool) {
@@ -249,8 +270,13 @@ impl PathTable {
         }
     }
 
-    /// Whether there was traffic lately; asked when a probe is sent. `packets` counts what has been sent so far.
-    pub(super) fn note_traffic(&mut self, packets: u64) {
+    /// Takes in what there was of traffic so far when a probe is sent on `path`: packets sent on all paths, and
+    /// packets that came over this one.
+    pub(super) fn note_traffic(&mut self, path: &Path, packets: u64, packets_in: u64) {
+        if let Some(known) = self.paths.iter_mut().find(|p| p.path == *path) {
+            known.heard = packets_in > known.packets_in;
+            known.packets_in = packets_in;
+        }
         self.quiet = if packets == self.packets { self.quiet + 1 } else { 0 };
         self.packets = packets;
         self.busy = self.quiet < QUIET_PROBES * self.paths.len().max(1) as u32;
@@ -294,9 +320,15 @@ impl PathTable {
                 sequence: path.sequence,
                 cookie: cookie(),
             };
-            path.sent.push_back(Sent { sequence: path.sequence, cookie: probe.cookie, at: now });
+            path.sent.push_back(Sent {
+                sequence: path.sequence,
+                cookie: probe.cookie,
+                at: now,
+                overdue: false,
+            });
             path.next = now
                 + match path.health {
+                    Health::Up if path.missed > 0 => interval / HASTE,
                     Health::Up if busy => interval,
                     Health::Up => IDLE_INTERVAL,
                     _ if path.answered > 0 => RETURN_INTERVAL,
@@ -320,8 +352,7 @@ impl PathTable {
         let index = path.sent.iter().position(|s| s.sequence == sequence && s.cookie == cookie)?;
         let sent = path.sent.remove(index)?;
         // What was sent before it and is still open counts as lost: a path keeps order.
-        let lost = index as u32;
-        path.sent.drain(..index);
+        let lost = path.sent.drain(..index).filter(|sent| !sent.overdue).count();
         (0..lost).for_each(|_| path.note_loss(true));
         path.note_loss(false);
         path.note_rtt(at.saturating_duration_since(sent.at));
@@ -348,11 +379,17 @@ impl PathTable {
         let interval = self.interval;
         let mut down = Vec::new();
         for path in &mut self.paths {
-            while path.deadline(interval).is_some_and(|at| at <= now) {
-                path.sent.pop_front();
+            let patience = path.patience(interval);
+            path.sent.retain(|sent| now < sent.at + patience + LATE);
+            while let Some(sent) = path.sent.iter_mut().find(|sent| !sent.overdue) {
+                if sent.at + patience > now {
+                    break;
+                }
+                sent.overdue = true;
                 path.note_loss(true);
                 path.missed += 1;
                 path.answered = 0;
+                path.next = path.next.min(now + interval / HASTE);
                 if path.health == Health::Up && path.missed >= path.limit() {
                     path.health = Health::Down;
                     path.next = now + DOWN_INTERVAL;
@@ -441,7 +478,21 @@ mod tests {
         end: Instant,
         rtt: Duration,
         packets: &mut dyn FnMut() -> u64,
+        heard: &mut dyn FnMut(Path) -> u64,
         alive: &dyn Fn(Path, Instant) -> bool,
+    ) -> Vec<(Path, Health, Instant)> {
+        let answer = |path, at| alive(path, at).then_some(rtt);
+        run_answering(table, now, end, packets, heard, &answer)
+    }
+
+    /// Runs until `end`; `answer` tells after what time a probe is answered, if it is.
+    fn run_answering(
+        table: &mut PathTable,
+        now: &mut Instant,
+        end: Instant,
+        packets: &mut dyn FnMut() -> u64,
+        heard: &mut dyn FnMut(Path) -> u64,
+        answer: &dyn Fn(Path, Instant) -> Option<Duration>,
     ) -> Vec<(Path, Health, Instant)> {
         let mut changes = Vec::new();
         let mut flying: Vec<(Instant, Probe)> = Vec::new();
@@ -468,10 +519,8 @@ mod tests {
                     cookie
                 },
             ) {
-                table.note_traffic(packets());
-                if alive(probe.path, *now) {
-                    flying.push((*now + rtt, probe));
-                }
+                table.note_traffic(&probe.path, packets(), heard(probe.path));
+                flying.extend(answer(probe.path, *now).map(|rtt| (*now + rtt, probe)));
             }
         }
         *now = end;
@@ -486,32 +535,90 @@ mod tests {
         }
     }
 
+    fn silence(_: Path) -> u64 {
+        0
+    }
+
     #[test]
     fn a_cut_is_noticed_within_three_intervals_and_the_path_comes_back() {
         let start = Instant::now();
         let (mut now, mut table) = (start, table(start));
         let mut packets = traffic();
-        let changes = run(&mut table, &mut now, start + 2000 * MS, 20 * MS, &mut packets, &|_, _| true);
+        let changes =
+            run(&mut table, &mut now, start + 2000 * MS, 20 * MS, &mut packets, &mut silence, &|_, _| true);
         assert_eq!(changes, [(pair(2), Health::Up, start + 20 * MS)]);
         let cut = now + 37 * MS;
         let alive = |path: Path, at: Instant| path != pair(1) || at < cut;
-        let changes = run(&mut table, &mut now, cut + 5000 * MS, 20 * MS, &mut packets, &alive);
+        let changes = run(&mut table, &mut now, cut + 5000 * MS, 20 * MS, &mut packets, &mut silence, &alive);
         assert_eq!(changes.len(), 1);
         assert!(changes[0].0 == pair(1) && changes[0].2 <= cut + 3 * INTERVAL, "{:?}", changes[0].2 - cut);
         let again = now;
-        let changes = run(&mut table, &mut now, again + 5000 * MS, 20 * MS, &mut packets, &|_, _| true);
+        let changes =
+            run(&mut table, &mut now, again + 5000 * MS, 20 * MS, &mut packets, &mut silence, &|_, _| true);
         assert_eq!(changes.len(), 1);
         assert!(changes[0].2 <= again + 1500 * MS);
+    }
+
+    /// Packets get lost where a queue is full, but the peer's come through.
+    #[test]
+    fn a_path_that_is_full_is_not_taken_for_dead() {
+        let start = Instant::now();
+        let (mut now, mut table) = (start, table(start));
+        let (mut packets, mut came) = (traffic(), traffic());
+        run(&mut table, &mut now, start + 1000 * MS, 80 * MS, &mut packets, &mut silence, &|_, _| true);
+        // Three of ten probes, by a fixed pattern without period.
+        let coin = std::cell::Cell::new(1u32);
+        let alive = |_, _| {
+            coin.set(coin.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+            (coin.get() >> 16) % 10 >= 3
+        };
+        let end = now + 20_000 * MS;
+        let changes = run(&mut table, &mut now, end, 80 * MS, &mut packets, &mut |_| came(), &alive);
+        assert_eq!(changes, []);
+        let silent =
+            run(&mut table, &mut now, end + 20_000 * MS, 80 * MS, &mut packets, &mut silence, &alive);
+        assert!(!silent.is_empty(), "the same without a word from the peer");
+    }
+
+    /// A queue grows faster than the estimate of the round trip.
+    #[test]
+    fn late_answers_are_answers() {
+        let start = Instant::now();
+        let (mut now, mut table) = (start, table(start));
+        let mut packets = traffic();
+        let rtt = |_, at: Instant| {
+            let phase = (at - start).as_secs() as usize / 3;
+            Some([20, 150, 220, 20][phase] * MS)
+        };
+        let end = start + 12_000 * MS - MS;
+        let changes = run_answering(&mut table, &mut now, end, &mut packets, &mut silence, &rtt);
+        assert_eq!(changes, [(pair(2), Health::Up, start + 20 * MS)]);
+        assert_eq!(table.get(&pair(1)).unwrap().missed, 0);
+    }
+
+    /// What we send is lost, though the peer's packets arrive.
+    #[test]
+    fn a_path_that_is_dead_in_one_direction_goes_down() {
+        let start = Instant::now();
+        let (mut now, mut table) = (start, table(start));
+        let (mut packets, mut came) = (traffic(), traffic());
+        run(&mut table, &mut now, start + 1000 * MS, 20 * MS, &mut packets, &mut silence, &|_, _| true);
+        let cut = now;
+        let alive = |path: Path, _| path != pair(1);
+        let changes =
+            run(&mut table, &mut now, cut + 3000 * MS, 20 * MS, &mut packets, &mut |_| came(), &alive);
+        assert_eq!(changes.len(), 1);
+        assert!(changes[0].0 == pair(1) && changes[0].2 <= cut + 5 * INTERVAL, "{:?}", changes[0].2 - cut);
     }
 
     #[test]
     fn without_traffic_probes_are_few_and_traffic_wakes_them() {
         let start = Instant::now();
         let (mut now, mut table) = (start, table(start));
-        run(&mut table, &mut now, start + 10_000 * MS, 20 * MS, &mut || 7, &|_, _| true);
+        run(&mut table, &mut now, start + 10_000 * MS, 20 * MS, &mut || 7, &mut silence, &|_, _| true);
         assert!(!table.is_busy());
         let sequence = table.get(&pair(1)).unwrap().sequence;
-        run(&mut table, &mut now, start + 40_000 * MS, 20 * MS, &mut || 7, &|_, _| true);
+        run(&mut table, &mut now, start + 40_000 * MS, 20 * MS, &mut || 7, &mut silence, &|_, _| true);
         let idle = table.get(&pair(1)).unwrap().sequence - sequence;
         assert!((5..=7).contains(&idle), "{idle} probes in 30 s");
         table.wake(now);

@@ -120,7 +120,7 @@ impl World {
                 let count = host.count;
                 let spi = host.children[&child].0.spi_out.0;
                 let sequence = host.next_sequence(spi);
-                host.endpoint.note_traffic(self.now, child, count);
+                host.endpoint.note_traffic(self.now, child, &path, count, 0);
                 let esp = Esp { spi, sequence, encap, echo: Some(echo) };
                 self.fly(index, path.local, path.remote, Cargo::Esp(esp));
             }

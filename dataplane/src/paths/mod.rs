@@ -1,5 +1,7 @@
 //! The outer addresses of an SA on the packet path: the published set, its counters, and the choice of a path.
 
+mod flows;
+mod load;
 mod plan;
 
 use std::net::IpAddr;
@@ -12,6 +14,8 @@ use mobikex_common::wire::ip::Packet;
 use crate::counters::{PathCounters, PathStats};
 use crate::published::{Guard, Published};
 use crate::sad::Selectors;
+pub(crate) use flows::FlowTable;
+use load::Load;
 use plan::Plan;
 
 /// Where hashing starts.
@@ -44,6 +48,8 @@ pub fn flow_hash(packet: &Packet<'_>) -> u64 {
 pub struct Traffic {
     /// Of the packet's flow.
     pub flow_hash: u64,
+    /// The place in the set of the path to which the flow has been assigned; `None` leaves it to the hash.
+    pub assigned: Option<usize>,
     /// How many packets of the SA went before it, near enough.
     pub turn: u64,
     /// Octets of the ESP packet.
@@ -70,13 +76,20 @@ pub struct Chosen<'a> {
 pub struct PathSet {
     plan: Arc<Plan>,
     selectors: Arc<Selectors>,
-    counters: Box<[Arc<PathCounters>]>,
+    ways: Box<[Arc<Way>]>,
+}
+
+/// What is known of one path for one SA. It survives changes of the set that keep the path.
+#[derive(Debug, Default)]
+struct Way {
+    counters: PathCounters,
+    load: Load,
 }
 
 impl PathSet {
     fn new(set: AddressSet, selectors: Selectors) -> Self {
-        let counters = set.paths.iter().map(|_| Arc::default()).collect();
-        Self { plan: Arc::new(Plan::new(set)), selectors: Arc::new(selectors), counters }
+        let ways = set.paths.iter().map(|_| Arc::default()).collect();
+        Self { plan: Arc::new(Plan::new(set)), selectors: Arc::new(selectors), ways }
     }
 
     /// What the SA may carry.
@@ -96,7 +109,8 @@ impl PathSet {
     /// When no path may send, or none of those that fit before more has come from the peer (RFC 4555 3.7).
     pub fn choose(&self, traffic: &Traffic) -> Result<Chosen<'_>, DropReason> {
         let Some((src, dst)) = traffic.ends else {
-            let planned = self.plan.choose(traffic.flow_hash, traffic.turn).ok_or(DropReason::OutNoPath)?;
+            let planned = traffic.assigned.or_else(|| self.plan.choose(traffic.flow_hash, traffic.turn));
+            let planned = planned.ok_or(DropReason::OutNoPath)?;
             let planned = self.chosen(planned).filter(|chosen| chosen.may_send(traffic.len));
             let another = || self.sending().find(|chosen| chosen.may_send(traffic.len));
             return planned.or_else(another).ok_or(DropReason::OutNotRoutable);
@@ -132,6 +146,11 @@ impl PathSet {
         self.plan.limited
     }
 
+    /// Whether each flow shall have a path of its own choice.
+    pub(crate) fn assigns_flows(&self) -> bool {
+        !self.plan.keys.is_empty()
+    }
+
     /// How many paths may send.
     pub fn sending_len(&self) -> usize {
         self.plan.ranked.len()
@@ -164,7 +183,7 @@ impl PathSet {
     }
 
     fn chosen(&self, index: usize) -> Option<Chosen<'_>> {
-        Some(Chosen { path: self.set().paths.get(index)?, counters: self.counters.get(index)?, index })
+        Some(Chosen { path: self.set().paths.get(index)?, counters: &self.ways.get(index)?.counters, index })
     }
 }
 
@@ -192,8 +211,8 @@ impl Addresses {
 
     pub(crate) fn stats(&self, guard: &Guard) -> Vec<PathStats> {
         self.load(guard).map_or_else(Vec::new, |paths| {
-            let both = paths.set().paths.iter().zip(&paths.counters);
-            both.map(|(p, counters)| counters.stats(p.path)).collect()
+            let both = paths.set().paths.iter().zip(&paths.ways);
+            both.map(|(p, way)| way.counters.stats(p.path)).collect()
         })
     }
 }
@@ -218,10 +237,9 @@ impl Change {
         let Some(before) = addresses.load(guard) else { return };
         let plan = self.plan.clone();
         let kept = self.kept(&before.plan).iter();
-        let counters =
-            kept.map(|place| place.map_or_else(Arc::default, |n| before.counters[n].clone())).collect();
+        let ways = kept.map(|place| place.map_or_else(Arc::default, |n| before.ways[n].clone())).collect();
         let selectors = selectors.map_or_else(|| before.selectors.clone(), Arc::new);
-        addresses.0.swap(PathSet { plan, selectors, counters }, guard);
+        addresses.0.swap(PathSet { plan, selectors, ways }, guard);
     }
 
     fn kept(&mut self, before: &Arc<Plan>) -> &[Option<usize>] {
@@ -253,11 +271,11 @@ mod tests {
         AddressSet { generation: 1, scheduler, resequence_ms: 0, paths }
     }
 
-    fn any() -> Selectors {
+    pub(super) fn any() -> Selectors {
         Selectors::new(&[], &[])
     }
 
-    const TRAFFIC: Traffic = Traffic { flow_hash: 7, turn: 0, len: 100, ends: None };
+    const TRAFFIC: Traffic = Traffic { flow_hash: 7, assigned: None, turn: 0, len: 100, ends: None };
 
     #[test]
     fn a_path_that_stays_keeps_its_counters() {
@@ -310,7 +328,7 @@ mod tests {
             alone.paths[0].limited = true;
             let paths = PathSet::new(alone, any());
             assert_eq!(paths.choose(&TRAFFIC).err(), Some(DropReason::OutNotRoutable));
-            paths.counters[0].count_in(100);
+            paths.ways[0].counters.count_in(100);
             for _ in 0..3 {
                 paths.choose(&TRAFFIC).unwrap().counters.count_out(1, 100);
             }
@@ -326,7 +344,7 @@ mod tests {
                 assert_eq!(chosen.index, 0);
                 assert_eq!(paths.others(chosen, &traffic).count(), 0);
             }
-            paths.counters[1].count_in(34);
+            paths.ways[1].counters.count_in(34);
             let traffic = Traffic { flow_hash: 1 << 56, turn: 1, ..TRAFFIC };
             assert_eq!(paths.choose(&traffic).unwrap().index, 1);
         }

@@ -20,6 +20,11 @@ pub(super) struct Plan {
     buckets: Box<[u16]>,
     /// Paths that may send, greatest weight first, and of equal ones the first.
     pub(super) ranked: Box<[u16]>,
+    /// By which a flow remembers its path: one for each of `ranked`, all different and none 0. Empty where flows are
+    /// not assigned to paths.
+    pub(super) keys: Box<[u16]>,
+    /// Differs, nearly always, between plans that divide traffic differently.
+    pub(super) epoch: u8,
     /// One of them is not proven to lead to the peer.
     pub(super) limited: bool,
 }
@@ -36,8 +41,15 @@ impl Plan {
             (Scheduler::Packet, _) => turns(&set, &ranked),
             (Scheduler::Backup | Scheduler::Redundant, Some(first)) => vec![*first; BUCKETS].into(),
         };
+        // Also when only one of several may send now: what flows carry is known when another comes back.
+        let assigns = set.scheduler == Scheduler::Flow && (2..=BUCKETS).contains(&set.paths.len());
+        let keys = if assigns { short_keys(&set, &ranked) } else { Box::default() };
+        let parts =
+            ranked.iter().zip(&keys).map(|(index, key)| (set.paths[usize::from(*index)].weight, *key));
+        let epoch =
+            parts.fold(SEED, |hash, (weight, key)| fold(hash, u64::from(weight) << 16 | u64::from(key)));
         let limited = ranked.iter().any(|index| set.paths[usize::from(*index)].limited);
-        Self { set, buckets, ranked, limited }
+        Self { set, buckets, ranked, keys, epoch: (epoch >> 56) as u8, limited }
     }
 
     /// The path for a packet: of the flow `flow_hash`, the `turn`-th of its SA.
@@ -48,6 +60,11 @@ impl Plan {
             _ => (flow_hash >> 56) as usize,
         };
         self.buckets.get(bucket).map(|index| usize::from(*index))
+    }
+
+    /// The rank of the path with this place in the set.
+    pub(super) fn rank(&self, index: usize) -> Option<usize> {
+        self.ranked.iter().position(|ranked| usize::from(*ranked) == index)
     }
 }
 
@@ -67,6 +84,19 @@ fn rendezvous(set: &AddressSet, ranked: &[u16]) -> Box<[u16]> {
         scores.max_by(|a, b| a.0.total_cmp(&b.0)).map_or(0, |(_, index)| index)
     };
     (0..BUCKETS as u64).map(bucket).collect()
+}
+
+/// The keys of paths cut to 16 bits, and made different from each other.
+fn short_keys(set: &AddressSet, ranked: &[u16]) -> Box<[u16]> {
+    let mut keys: Vec<u16> = Vec::with_capacity(ranked.len());
+    for index in ranked.iter().copied().map(usize::from) {
+        let mut key = mix(key(set, index, &set.paths[index].path)) as u16;
+        while key == 0 || keys.contains(&key) {
+            key = key.wrapping_add(1);
+        }
+        keys.push(key);
+    }
+    keys.into()
 }
 
 /// What a path is to the hash: its addresses. A NAT that changes a port does not move flows; paths that differ in

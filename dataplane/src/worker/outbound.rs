@@ -204,6 +204,8 @@ struct Unit<'a> {
     set: &'a PathSet,
     frame: Frame,
     flow_hash: u64,
+    /// The place in the set of the flow's path, if it has one.
+    assigned: Option<usize>,
     redundant: bool,
     /// The outer packets must not be fragmented.
     whole: bool,
@@ -233,6 +235,7 @@ impl Unit<'_> {
     fn traffic(&self, first: usize, len: usize) -> Traffic {
         Traffic {
             flow_hash: self.flow_hash,
+            assigned: self.assigned,
             turn: self.sa.sequence() + first as u64,
             len,
             ends: (self.sa.mode() == Mode::Transport).then_some((self.packet.src, self.packet.dst)),
@@ -283,7 +286,11 @@ impl Out {
         let scheduler = set.set().scheduler;
         let redundant = scheduler == Scheduler::Redundant && sa.mode() == Mode::Tunnel;
         let flow_hash = paths::flow_hash(&packet);
-        let unit = Unit { index, packet, segments, sa, set, frame, flow_hash, redundant, whole };
+        let mut unit =
+            Unit { index, packet, segments, sa, set, frame, flow_hash, assigned: None, redundant, whole };
+        if set.assigns_flows() && sa.mode() == Mode::Tunnel {
+            unit.assigned = shared.flows.place(set, flow_hash, unit.sealed(0..count), now.ms);
+        }
 
         // Packets that take turns, or have to share what a path may carry, are looked at one by one.
         let apart = set.is_limited() || count > 1 && scheduler == Scheduler::Packet;

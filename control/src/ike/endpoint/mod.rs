@@ -539,11 +539,19 @@ impl Endpoint {
         });
     }
 
-    /// How many packets a Child SA has sent, told whenever it carries an echo.
-    pub fn note_traffic(&mut self, now: Instant, child: ChildSaId, packets: u64) {
+    /// How many packets a Child SA has sent, and how many have come over `path`, told whenever it carries an echo on that
+    /// path.
+    pub fn note_traffic(
+        &mut self,
+        now: Instant,
+        child: ChildSaId,
+        path: &Path,
+        packets: u64,
+        packets_in: u64,
+    ) {
         let Some(owner) = self.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
-            sa.note_traffic(ctx, packets);
+            sa.note_traffic(ctx, path, packets, packets_in);
             Ok(())
         });
     }

@@ -67,7 +67,8 @@ fn streams_cross_with_and_without_offloads() {
                 id += 1;
             }
         }
-        net.assert_no_inbound_drops();
+        // What TCP repeats needlessly on a slow machine may come after its SA is gone.
+        net.assert_no_inbound_drops_but(&[DropReason::InNoSa]);
     }
 }
 
