@@ -22,8 +22,8 @@ const UNTRIED: f64 = 1.25;
 pub(super) const WHOLE: u16 = 100;
 /// However slow, a path goes on being tried with this much.
 const LEAST: u16 = 4;
-/// Shares that differ by less than a tenth are left alone: each change moves flows.
-const STEP: u16 = 10;
+/// Shares that differ by less than a fifth are left alone: each change moves flows.
+const STEP: u16 = 5;
 
 /// One path's estimate.
 #[derive(Clone, Debug, Default)]

@@ -394,7 +394,7 @@ mod tests {
         let paths = sender.paths(&flows);
         let (stays, pauses): (Vec<u64>, Vec<u64>) =
             flows.iter().partition(|flow| paths[**flow as usize] == 0);
-        // All of one path fall silent but for one: what comes back from the other path's finds room there.
+        // Those of the second path fall silent, which leaves it room for one that pauses.
         sender.run(&stays, 4000, 3000);
         let moved = stays[0];
         assert_eq!(sender.send(moved, 1000), 0, "no pause, no move");

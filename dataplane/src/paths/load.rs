@@ -2,8 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Milliseconds that count as lately: a reading from so long ago counts a third.
-pub(super) const LATELY_MS: u64 = 2000;
+/// Milliseconds that count as lately for octets: what was sent so long ago counts a third. Longer than the bursts of
+/// TCP, and so short that the place of flows which have ended is soon free.
+pub(super) const LATELY_MS: u64 = 400;
+/// The same for flows that have begun: to set up a connection and come up to speed takes several round trips.
+const BEGUN_MS: u64 = 2000;
 
 /// Traffic of the last moments. Workers look at it and correct it without a lock; when two do at once, a correction
 /// may be lost, which the next seconds forget.
@@ -28,7 +31,7 @@ pub(super) struct Lately {
 impl Load {
     /// Whether [`look`](Self::look) would tell something new.
     pub(super) fn is_stale(&self, now_ms: u64) -> bool {
-        now_ms.saturating_sub(self.at_ms.load(Ordering::Relaxed)) > LATELY_MS / 8
+        now_ms.saturating_sub(self.at_ms.load(Ordering::Relaxed)) > LATELY_MS / 4
     }
 
     /// Takes in the octets counted so far.
@@ -45,7 +48,8 @@ impl Load {
         let kept = (-ages).exp();
         // What came in between came evenly, as far as is known: the mean of what is left of it.
         let octets = more as f32 * (1.0 - kept) / ages;
-        self.change(|l| Lately { octets: l.octets * kept + octets, flows: l.flows * kept })
+        let begun = (-(passed as f32) / BEGUN_MS as f32).exp();
+        self.change(|l| Lately { octets: l.octets * kept + octets, flows: l.flows * begun })
     }
 
     /// Adds what is expected to come, or takes off what is expected to stay away.
@@ -78,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_steady_rate_shows_as_what_it_brings_in_that_time() {
-        for step in [1, 50, 500] {
+        for step in [1, 50, 100] {
             let load = Load::default();
             let mut seen = Lately::default();
             for now in (0..20_000).step_by(step) {
@@ -101,7 +105,7 @@ mod tests {
         assert_eq!(load.look(0, 1), Lately { octets: 1000.0, flows: 1.0 });
         load.expect(-5000.0, 0.0);
         assert_eq!(load.look(0, 1).octets, 0.0, "less than nothing cannot be there");
-        assert!(load.look(0, 1 + 4 * LATELY_MS).flows < 0.02);
+        assert!(load.look(0, 1 + 4 * BEGUN_MS).flows < 0.02);
     }
 
     #[test]
