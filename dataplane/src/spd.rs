@@ -37,7 +37,7 @@ pub enum Lookup<'a> {
 pub(crate) struct Policy {
     pub(crate) id: PolicyId,
     /// The trap's selectors and those of each installed SA.
-    covers: Published<Vec<Selectors>>,
+    covers: Published<Box<[Arc<Selectors>]>>,
     active: Published<Arc<OutboundSa>>,
 }
 
@@ -55,8 +55,8 @@ impl Policy {
         self.active.replace(sa);
     }
 
-    pub(crate) fn set_covers(&self, covers: Vec<Selectors>) {
-        self.covers.replace(Some(covers));
+    pub(crate) fn set_covers(&self, covers: Vec<Arc<Selectors>>) {
+        self.covers.replace(Some(covers.into()));
     }
 
     fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Option<Lookup<'a>> {
@@ -135,7 +135,7 @@ impl Rank {
 }
 
 /// The destination prefixes of a policy with its place among others of the same prefix.
-pub(crate) fn prefixes<'a>(covers: impl Iterator<Item = &'a Selectors>, age: u64) -> BTreeMap<Prefix, Rank> {
+pub(crate) fn prefixes<'a>(covers: impl Iterator<Item = &'a Selectors>, age: u64) -> Box<[(Prefix, Rank)]> {
     let mut places = BTreeMap::new();
     for selectors in covers {
         for remote in selectors.remote() {
@@ -147,7 +147,7 @@ pub(crate) fn prefixes<'a>(covers: impl Iterator<Item = &'a Selectors>, age: u64
             }
         }
     }
-    places
+    places.into_iter().collect()
 }
 
 #[derive(Clone, Debug)]
@@ -160,7 +160,7 @@ struct Entry {
 /// The table. One writer at a time, any number of readers.
 #[derive(Debug)]
 pub(crate) struct Spd {
-    buckets: Box<[Published<Vec<Entry>>]>,
+    buckets: Box<[Published<Box<[Entry]>>]>,
     /// One bit per prefix length in use.
     lengths_v4: AtomicU64,
     lengths_v6: [AtomicU64; 3],
@@ -280,9 +280,9 @@ impl Spd {
     fn edit(&self, prefix: Prefix, change: impl FnOnce(&mut Vec<Entry>) -> bool) -> bool {
         let bucket = &self.buckets[prefix.bucket(self.buckets.len())];
         let guard = crate::published::pin();
-        let mut entries = bucket.load(&guard).cloned().unwrap_or_default();
+        let mut entries = bucket.load(&guard).map_or_else(Vec::new, |entries| entries.to_vec());
         let result = change(&mut entries);
-        bucket.replace((!entries.is_empty()).then_some(entries));
+        bucket.replace((!entries.is_empty()).then(|| entries.into_boxed_slice()));
         result
     }
 
@@ -325,7 +325,7 @@ mod tests {
             let id = PolicyId(age as u32);
             let policy = Arc::new(Policy::new(id));
             let selectors = Selectors::new(&[ts(local)], &[ts(remote)]);
-            policy.set_covers(vec![selectors.clone()]);
+            policy.set_covers(vec![Arc::new(selectors.clone())]);
             for (prefix, rank) in prefixes(std::iter::once(&selectors), age) {
                 self.spd.insert(prefix, rank, &policy, &mut self.counts);
             }
@@ -336,7 +336,7 @@ mod tests {
         fn remove(&mut self, id: PolicyId) {
             let at = self.policies.iter().position(|(policy, ..)| policy.id == id).unwrap();
             let (_, selectors, age) = self.policies.remove(at);
-            for prefix in prefixes(std::iter::once(&selectors), age).keys() {
+            for (prefix, _) in &prefixes(std::iter::once(&selectors), age) {
                 self.spd.remove(*prefix, id, &mut self.counts);
             }
         }

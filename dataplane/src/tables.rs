@@ -3,7 +3,7 @@
 //! Changes take a lock among themselves. Lookups take none: everything that they reach is published whole by one
 //! pointer store, and an SA only after both of its halves are complete.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mobikex_common::addr::{AddressSet, Path};
@@ -15,7 +15,7 @@ use mobikex_common::wire::ip::Packet;
 
 use crate::counters::ChildStats;
 use crate::esp::{WINDOW_MAX, WINDOW_MIN};
-use crate::paths::{Addresses, Change};
+use crate::paths::{Addresses, Change, PathSet};
 use crate::published::{Guard, Published, pin};
 use crate::sad::{InboundSa, OutboundSa, Selectors};
 use crate::spd::{LengthCounts, Policy, Prefix, Rank, Spd, prefixes};
@@ -51,6 +51,9 @@ pub enum InstallError {
     Keys(#[from] CryptoError),
 }
 
+/// SAs that are read before others may change the tables.
+const COUNTED_AT_ONCE: usize = 256;
+
 /// SAD and SPD.
 #[derive(Debug)]
 pub struct Tables {
@@ -79,9 +82,10 @@ struct Child {
 struct PolicyState {
     policy: Arc<Policy>,
     age: u64,
-    trap: Option<Selectors>,
-    children: Vec<(ChildSaId, Selectors)>,
-    places: BTreeMap<Prefix, Rank>,
+    trap: Option<Arc<Selectors>>,
+    children: Vec<(ChildSaId, Arc<Selectors>)>,
+    /// In ascending order.
+    places: Box<[(Prefix, Rank)]>,
 }
 
 impl Tables {
@@ -137,13 +141,14 @@ impl Tables {
         let addresses = Arc::new(Addresses::new(params.addresses.clone(), params.into()));
         let outbound = Arc::new(OutboundSa::new(params, addresses.clone())?);
         let inbound = InboundSa::new(params, addresses.clone(), outbound.clone())?;
+        let selectors = shared_selectors(&addresses).ok_or(InstallError::NoPaths)?;
 
         // Receiving comes first: the peer may answer the first packet that we send.
         slot.replace(Some(inbound));
         let child = Child { spi_in: params.spi_in, policy: params.policy, outbound, addresses };
         state.children.insert(params.id, child);
         let policy = state.policy(params.policy);
-        policy.children.push((params.id, params.into()));
+        policy.children.push((params.id, selectors));
         self.publish_policy(&mut state, params.policy);
         if outbound_active {
             state.activate(params.id);
@@ -155,7 +160,7 @@ impl Tables {
     pub fn activate_outbound(&self, id: ChildSaId) {
         let mut state = self.lock();
         let Some(child) = state.children.get(&id) else { return };
-        let (policy, selectors) = (child.policy, child.selectors());
+        let (policy, selectors) = (child.policy, shared_selectors(&child.addresses));
         let known = state.policy(policy);
         // The policy may have been removed while the SA lingered.
         if !known.serves(id) {
@@ -211,7 +216,7 @@ impl Tables {
             return false;
         }
         let (policy, addresses) = (child.policy, child.addresses.clone());
-        let selectors = Selectors::new(ts_local, ts_remote);
+        let selectors = Arc::new(Selectors::new(ts_local, ts_remote));
         Change::new(set.clone()).publish(&addresses, Some(selectors.clone()), &pin());
         // The policy is still found where it was, and from there on also where it will be before it leaves there.
         // A lingering SA may be without one.
@@ -244,7 +249,7 @@ impl Tables {
         _mode: Mode,
     ) {
         let mut state = self.lock();
-        state.policy(id).trap = Some(Selectors::new(ts_local, ts_remote));
+        state.policy(id).trap = Some(Arc::new(Selectors::new(ts_local, ts_remote)));
         self.publish_policy(&mut state, id);
     }
 
@@ -284,10 +289,11 @@ impl Tables {
     /// Octets sent so far over each path, for these SAs together.
     pub fn path_octets(&self, ids: &[ChildSaId]) -> Vec<(Path, u64)> {
         let mut octets: Vec<(Path, u64)> = Vec::new();
-        let state = self.lock();
         let guard = pin();
-        for child in ids.iter().filter_map(|id| state.children.get(id)) {
-            for stats in child.addresses.stats(&guard) {
+        for slice in ids.chunks(COUNTED_AT_ONCE) {
+            let state = self.lock();
+            let addresses = slice.iter().filter_map(|id| Some(&state.children.get(id)?.addresses));
+            for stats in addresses.filter_map(|addresses| addresses.load(&guard)).flat_map(PathSet::stats) {
                 match octets.iter_mut().find(|(path, _)| *path == stats.path) {
                     Some((_, sum)) => *sum += stats.bytes_out,
                     None => octets.push((stats.path, stats.bytes_out)),
@@ -313,20 +319,20 @@ impl Tables {
     fn publish_policy(&self, state: &mut State, id: PolicyId) {
         let State { policies, lengths, .. } = state;
         let Some(known) = policies.get_mut(&id) else { return };
-        let mut covers: Vec<Selectors> = known.trap.iter().cloned().collect();
+        let mut covers: Vec<Arc<Selectors>> = known.trap.iter().cloned().collect();
         for (_, selectors) in &known.children {
             if !covers.contains(selectors) {
                 covers.push(selectors.clone());
             }
         }
-        let places = prefixes(covers.iter(), known.age);
+        let places = prefixes(covers.iter().map(Arc::as_ref), known.age);
         known.policy.set_covers(covers);
         for (prefix, rank) in &places {
-            if known.places.get(prefix) != Some(rank) {
+            if place(&known.places, prefix) != Some(*rank) {
                 self.spd.insert(*prefix, *rank, &known.policy, lengths);
             }
         }
-        for prefix in known.places.keys().filter(|prefix| !places.contains_key(prefix)) {
+        for (prefix, _) in known.places.iter().filter(|(prefix, _)| place(&places, prefix).is_none()) {
             self.spd.remove(*prefix, id, lengths);
         }
         known.places = places;
@@ -340,10 +346,13 @@ fn admit_something(ts_local: &[TrafficSelector], ts_remote: &[TrafficSelector]) 
     [ts_local, ts_remote].iter().all(|side| !side.is_empty() && !side.iter().any(TrafficSelector::is_empty))
 }
 
-impl Child {
-    fn selectors(&self) -> Option<Selectors> {
-        self.addresses.load(&pin()).map(|paths| paths.selectors().clone())
-    }
+/// Where a policy is among others under one of its prefixes.
+fn place(places: &[(Prefix, Rank)], prefix: &Prefix) -> Option<Rank> {
+    places.binary_search_by(|(other, _)| other.cmp(prefix)).ok().map(|n| places[n].1)
+}
+
+fn shared_selectors(addresses: &Addresses) -> Option<Arc<Selectors>> {
+    addresses.load(&pin()).map(|paths| paths.shared_selectors().clone())
 }
 
 impl PolicyState {
@@ -362,7 +371,7 @@ impl State {
                 age: self.age,
                 trap: None,
                 children: Vec::new(),
-                places: BTreeMap::new(),
+                places: Box::default(),
             }
         })
     }

@@ -5,7 +5,7 @@
 //! while. No SA covers it, so that packets to it are dropped; without the route, what applications still send on their
 //! old connections would leave in the clear.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,9 @@ pub struct Routes {
     table: u32,
     addresses: Vec<HostAddress>,
     wanted: BTreeMap<Prefix, Wanted>,
+    /// The other way round: what each owner wants.
+    claims: BTreeMap<Owner, BTreeSet<Prefix>>,
+    policies: HashMap<ChildSaId, PolicyId>,
     /// In the order in which they end.
     closed: Vec<Closed>,
 }
@@ -73,7 +76,15 @@ pub struct Routes {
 impl Routes {
     /// No routes yet.
     pub fn new(device: u32, table: u32) -> Self {
-        Self { device, table, addresses: Vec::new(), wanted: BTreeMap::new(), closed: Vec::new() }
+        Self {
+            device,
+            table,
+            addresses: Vec::new(),
+            wanted: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            policies: HashMap::new(),
+            closed: Vec::new(),
+        }
     }
 
     /// A policy's trap (`child` is none) or a Child SA of it wants the peer's side to be reached through us.
@@ -100,30 +111,24 @@ impl Routes {
         ts_remote: &[TrafficSelector],
         now: Instant,
     ) {
-        let claim = Claim::Child(child);
-        let owner = self.wanted.values().flat_map(|w| w.owners.keys()).find(|o| o.1 == claim).copied();
-        let Some(owner) = owner else { return };
-        self.add(sink, owner.0, Some(child), ts_local, ts_remote);
+        let Some(policy) = self.policies.get(&child).copied() else { return };
+        let owner = (policy, Claim::Child(child));
+        self.add(sink, policy, Some(child), ts_local, ts_remote);
         let wanted = prefixes(ts_remote);
-        let has = |(prefix, w): (&Prefix, &Wanted)| w.owners.contains_key(&owner).then_some(*prefix);
-        let had: Vec<Prefix> = self.wanted.iter().filter_map(has).collect();
-        for prefix in had.into_iter().filter(|p| !wanted.contains(p)) {
-            self.close(sink, prefix, owner.0, now);
+        let had = self.claims.get(&owner).cloned().unwrap_or_default();
+        for prefix in had.difference(&wanted) {
+            self.close(sink, *prefix, policy, now);
+            self.release(sink, owner, *prefix);
         }
-        self.remove_owners(sink, |prefix, o| *o == owner && !wanted.contains(prefix));
     }
 
     /// A Child SA is gone. With the last one of its policy, what its peer has given up is nobody's concern.
     pub fn remove_child(&mut self, sink: &mut impl RouteSink, child: ChildSaId) {
-        self.remove_owners(sink, |_, owner| owner.1 == Claim::Child(child));
-        let live: BTreeSet<PolicyId> = self
-            .wanted
-            .values()
-            .flat_map(|w| w.owners.keys())
-            .filter(|(_, claim)| *claim != Claim::Closed)
-            .map(|(policy, _)| *policy)
-            .collect();
-        self.open(sink, |closed| !live.contains(&closed.policy));
+        let Some(policy) = self.policies.get(&child).copied() else { return };
+        self.remove_owner(sink, (policy, Claim::Child(child)));
+        if self.claims.range((policy, Claim::Trap)..(policy, Claim::Closed)).next().is_none() {
+            self.remove_owner(sink, (policy, Claim::Closed));
+        }
     }
 
     /// When [`Self::expire`] has something to do.
@@ -133,13 +138,18 @@ impl Routes {
 
     /// Ends what was closed long enough.
     pub fn expire(&mut self, sink: &mut impl RouteSink, now: Instant) {
-        self.open(sink, |closed| closed.until <= now);
+        let over = self.closed.iter().take_while(|closed| closed.until <= now).count();
+        for Closed { prefix, policy, .. } in self.closed.drain(..over).collect::<Vec<_>>() {
+            self.release(sink, (policy, Claim::Closed), prefix);
+        }
     }
 
     /// A policy is gone, and with it whatever its Child SAs still want.
     pub fn remove_policy(&mut self, sink: &mut impl RouteSink, policy: PolicyId) {
-        self.remove_owners(sink, |_, owner| owner.0 == policy);
-        self.closed.retain(|closed| closed.policy != policy);
+        let owners = self.claims.range((policy, Claim::Trap)..=(policy, Claim::Closed));
+        for owner in owners.map(|(owner, _)| *owner).collect::<Vec<_>>() {
+            self.remove_owner(sink, owner);
+        }
     }
 
     /// This host's addresses, which are candidates for the source of packets into a tunnel. The kernel drops
@@ -158,8 +168,9 @@ impl Routes {
 
     /// Removes everything.
     pub fn clear(&mut self, sink: &mut impl RouteSink) {
-        self.remove_owners(sink, |_, _| true);
-        self.closed.clear();
+        for owner in self.claims.keys().copied().collect::<Vec<_>>() {
+            self.remove_owner(sink, owner);
+        }
     }
 
     fn claim(
@@ -173,6 +184,10 @@ impl Routes {
             self.wanted.entry(prefix).or_insert_with(|| Wanted { owners: BTreeMap::new(), source: None });
         let first = wanted.owners.is_empty();
         wanted.owners.insert(owner, ts_local.to_vec());
+        self.claims.entry(owner).or_default().insert(prefix);
+        if let (policy, Claim::Child(child)) = owner {
+            self.policies.insert(child, policy);
+        }
         let source = source_for(prefix, wanted, &self.addresses, self.device);
         if first || source != wanted.source {
             wanted.source = source;
@@ -184,36 +199,44 @@ impl Routes {
         self.claim(sink, prefix, (policy, Claim::Closed), &[]);
         self.closed.retain(|c| (c.prefix, c.policy) != (prefix, policy));
         self.closed.push(Closed { prefix, policy, until: now + CLOSED });
-        let of_policy = || self.closed.iter().filter(|c| c.policy == policy);
-        let surplus = of_policy().count().saturating_sub(CLOSED_MAX);
-        let oldest: BTreeSet<Prefix> = of_policy().take(surplus).map(|c| c.prefix).collect();
-        self.open(sink, |c| c.policy == policy && oldest.contains(&c.prefix));
-    }
-
-    fn open(&mut self, sink: &mut impl RouteSink, over: impl Fn(&Closed) -> bool) {
-        let (ended, closed) = std::mem::take(&mut self.closed).into_iter().partition(|c| over(c));
-        self.closed = closed;
-        let ended: BTreeSet<(Prefix, PolicyId)> =
-            Vec::<Closed>::into_iter(ended).map(|c| (c.prefix, c.policy)).collect();
-        if !ended.is_empty() {
-            self.remove_owners(sink, |prefix, (policy, claim)| {
-                *claim == Claim::Closed && ended.contains(&(*prefix, *policy))
-            });
+        if self.closed.iter().filter(|c| c.policy == policy).count() > CLOSED_MAX
+            && let Some(oldest) = self.closed.iter().position(|c| c.policy == policy)
+        {
+            let Closed { prefix, .. } = self.closed.remove(oldest);
+            self.release(sink, (policy, Claim::Closed), prefix);
         }
     }
 
-    fn remove_owners(&mut self, sink: &mut impl RouteSink, gone: impl Fn(&Prefix, &Owner) -> bool) {
-        let (device, table) = (self.device, self.table);
-        self.wanted.retain(|&prefix, wanted| {
-            wanted.owners.retain(|owner, _| !gone(&prefix, owner));
-            if wanted.owners.is_empty() {
-                if let Err(error) = sink.remove(Route { prefix, device, table, source: None }) {
-                    warn!(target: "NET", "{error}");
-                }
-                return false;
+    fn remove_owner(&mut self, sink: &mut impl RouteSink, owner: Owner) {
+        for prefix in self.claims.get(&owner).cloned().unwrap_or_default() {
+            self.release(sink, owner, prefix);
+        }
+        match owner {
+            (policy, Claim::Closed) => self.closed.retain(|closed| closed.policy != policy),
+            (_, Claim::Child(child)) => {
+                self.policies.remove(&child);
             }
-            true
-        });
+            (_, Claim::Trap) => {}
+        }
+    }
+
+    /// An owner wants a prefix no more.
+    fn release(&mut self, sink: &mut impl RouteSink, owner: Owner, prefix: Prefix) {
+        if let Some(claims) = self.claims.get_mut(&owner) {
+            claims.remove(&prefix);
+            if claims.is_empty() {
+                self.claims.remove(&owner);
+            }
+        }
+        let Some(wanted) = self.wanted.get_mut(&prefix) else { return };
+        wanted.owners.remove(&owner);
+        if wanted.owners.is_empty() {
+            self.wanted.remove(&prefix);
+            let (device, table) = (self.device, self.table);
+            if let Err(error) = sink.remove(Route { prefix, device, table, source: None }) {
+                warn!(target: "NET", "{error}");
+            }
+        }
     }
 }
 

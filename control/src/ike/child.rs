@@ -230,7 +230,7 @@ impl IkeSa {
     ) -> ChildSaId {
         let id = ctx.ids.child();
         let config = agreed.config;
-        let trap = ctx.traps.get(&(self.conn.name.clone(), config.name.clone())).copied();
+        let trap = ctx.traps.policy(&self.conn.name, &config.name);
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         let policy = match (old, trap) {
             (Some(old), _) => old.policy,

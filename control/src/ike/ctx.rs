@@ -1,17 +1,18 @@
 //! What an IKE SA may touch outside itself while it handles one input.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::SpiAllocator;
-use mobikex_common::wire::ike::{NotifyType, Payload};
+use mobikex_common::wire::ike::{Identification, NotifyType, Payload};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
 use super::child::ChildSa;
+use super::endpoint::{Sas, Traps};
 use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
@@ -57,7 +58,7 @@ pub(super) enum Effect {
     DeleteIke(u32),
     /// Other IKE SAs between the same identities go. With `lost` the peer has said that it holds none of them any
     /// more (INITIAL_CONTACT, RFC 7296 2.4); otherwise our policy is to have only one, and the peer is told.
-    OnlyThis { keep: u32, peer: String, local: String, lost: bool },
+    OnlyThis { keep: u32, peer: Identification, local: Identification, lost: bool },
     /// An IKE SA was changed by a message to another one and may have something to do.
     RunTasks(u32),
     /// Set a connection up anew with a peer that refuses the offer of MOBIKE, and what it holds with it.
@@ -76,7 +77,7 @@ pub(super) struct Ctx<'a> {
     pub(super) out: &'a mut VecDeque<Output>,
     pub(super) spis: &'a mut SpiAllocator,
     pub(super) ids: &'a mut Ids,
-    pub(super) traps: &'a HashMap<(String, String), PolicyId>,
+    pub(super) traps: &'a Traps,
     pub(super) notices: &'a mut Notices,
     /// Keys of IKE SAs leave the engine.
     pub(super) saves_keys: bool,
@@ -85,7 +86,7 @@ pub(super) struct Ctx<'a> {
     /// This machine's addresses.
     pub(super) network: &'a Network,
     /// All IKE SAs but the one that is at work.
-    pub(super) others: &'a mut BTreeMap<u32, IkeSa>,
+    pub(super) others: &'a mut Sas,
     pub(super) effects: Vec<Effect>,
 }
 

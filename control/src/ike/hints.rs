@@ -16,7 +16,7 @@ use super::sa::{IkeSa, Task};
 
 /// A peer is not asked more often than this, however many complain.
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Complaints that are heard in a second: for each, all IKE SAs are looked at.
+/// Complaints that are heard in a second: for each, all IKE SAs that send to an address are looked at.
 const PER_SECOND: u32 = 20;
 
 /// Counts complaints.
@@ -40,7 +40,7 @@ impl Endpoint {
     /// An ICMP error says that packets of ours from one address to another do not arrive there.
     pub fn handle_unreachable(&mut self, now: Instant, local: IpAddr, remote: IpAddr) {
         let sends = |sa: &IkeSa| sa.sends_over().any(|p| (p.local.ip(), p.remote.ip()) == (local, remote));
-        self.doubt(now, sends, "packets come back as undeliverable from the peer's address");
+        self.doubt(now, remote, sends, "packets come back as undeliverable from the peer's address");
     }
 
     /// A message without protection that belongs to no exchange.
@@ -60,16 +60,17 @@ impl Endpoint {
             && let Ok(octets) = <[u8; 4]>::try_from(complaint.data.as_slice())
         {
             let spi = Spi(u32::from_be_bytes(octets));
-            let sends = |sa: &IkeSa| sa.uses(remote.ip()) && sa.children.iter().any(|c| c.spi_out == spi);
-            self.doubt(now, sends, "the peer seems not to know an SPI");
+            let sends = |sa: &IkeSa| sa.children.iter().any(|c| c.spi_out == spi);
+            self.doubt(now, remote.ip(), sends, "the peer seems not to know an SPI");
         } else if notify(&payloads, NotifyType::INVALID_IKE_SPI).is_some() && header.flags.response {
             let spis = (header.initiator_spi, header.responder_spi);
-            let meant = |sa: &IkeSa| sa.uses(remote.ip()) && (sa.spi_i, sa.spi_r) == spis;
-            self.doubt(now, meant, "the peer seems not to know the IKE SA");
+            let meant = |sa: &IkeSa| (sa.spi_i, sa.spi_r) == spis;
+            self.doubt(now, remote.ip(), meant, "the peer seems not to know the IKE SA");
         }
     }
 
-    fn doubt(&mut self, now: Instant, meant: impl Fn(&IkeSa) -> bool, reason: &str) {
+    /// Of the SAs that send to `remote`, asks the peers of those that are meant.
+    fn doubt(&mut self, now: Instant, remote: IpAddr, meant: impl Fn(&IkeSa) -> bool, reason: &str) {
         if !self.complaints.allow(now) {
             return;
         }
@@ -77,7 +78,7 @@ impl Endpoint {
             let lately = sa.doubted_at.is_some_and(|at| now.saturating_duration_since(at) < INTERVAL);
             !lately && sa.peer().is_some() && sa.rekeyed_by.is_none() && meant(sa)
         };
-        let ids: Vec<u32> = self.sas.values().filter(|sa| due(sa)).map(|sa| sa.id).collect();
+        let ids: Vec<u32> = self.sas.sending_to(remote).filter(|sa| due(sa)).map(|sa| sa.id).collect();
         for id in ids {
             self.with_sa(now, id, |sa, ctx| {
                 sa.begin_to_doubt(ctx, reason);
@@ -94,8 +95,9 @@ impl IkeSa {
         paths.filter(|p| p.weight > 0).map(|p| p.path).chain([self.current()])
     }
 
-    fn uses(&self, remote: IpAddr) -> bool {
-        self.sends_over().any(|p| p.remote.ip() == remote)
+    /// Every address to which anything is sent, some of them several times.
+    pub(super) fn remotes(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.sends_over().map(|p| p.remote.ip())
     }
 
     fn begin_to_doubt(&mut self, ctx: &mut Ctx<'_>, reason: &str) {

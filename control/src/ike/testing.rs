@@ -246,6 +246,7 @@ impl Pair {
                 _ => {}
             }
         }
+        self.ends[end].sas.check();
     }
 
     fn has(&self, end: usize, addr: SocketAddr) -> bool {

@@ -1,7 +1,8 @@
 //! The anti-replay window (RFC 4303 3.4.3) and the high half of extended sequence numbers (RFC 4303 Appendix A).
 //!
 //! The window is a ring of 64-bit blocks (RFC 6479): moving it forward clears whole blocks and never shifts
-//! bits, so its cost does not grow with its size. It belongs to one worker and is plain memory: a check, the
+//! bits, so its cost does not grow with its size. Until it has moved on by its own length no block is used twice, so
+//! that an SA which has carried little has only the blocks that it needs. It belongs to one worker and is plain memory: a check, the
 //! integrity check and the update happen on one core with nothing in between.
 
 use mobikex_common::drop::DropReason;
@@ -19,17 +20,19 @@ pub const WINDOW_MAX: u32 = 65_536;
 #[derive(Clone, Debug)]
 pub struct ReplayWindow {
     highest: u64,
-    size: u64,
+    size: u32,
+    /// A power of two; all that the window needs, or as many as the highest number has called for.
     blocks: Box<[u64]>,
 }
+
+/// Blocks to begin with.
+const FIRST_BLOCKS: usize = 4;
 
 impl ReplayWindow {
     /// A window of `size` packets, cut to [`WINDOW_MIN`] ..= [`WINDOW_MAX`]; there is no way to have none.
     pub fn new(size: u32) -> Self {
         let size = size.clamp(WINDOW_MIN, WINDOW_MAX);
-        // One block more than the window fills: the newest block may have only its first number in use.
-        let blocks = (size.div_ceil(64) as usize + 1).next_power_of_two();
-        Self { highest: 0, size: size.into(), blocks: vec![0; blocks].into() }
+        Self { highest: 0, size, blocks: vec![0; FIRST_BLOCKS.min(all_blocks(size))].into() }
     }
 
     /// The highest authentic sequence number received; 0 before the first.
@@ -39,15 +42,15 @@ impl ReplayWindow {
 
     /// The window in packets.
     pub fn size(&self) -> u32 {
-        self.size as u32
+        self.size
     }
 
     /// The 64-bit sequence number that `low` stands for (RFC 4303 A2.2). The guess is confirmed or refuted by
     /// the integrity check, which covers the high half.
     pub fn infer_esn(&self, low: u32) -> u64 {
         let (high, top) = ((self.highest >> 32) as u32, self.highest as u32);
-        let bottom = top.wrapping_sub(self.size as u32 - 1);
-        let high = if top >= self.size as u32 - 1 {
+        let bottom = top.wrapping_sub(self.size - 1);
+        let high = if top >= self.size - 1 {
             // The window lies within one subspace: a number below it belongs to the next.
             if low >= bottom { high } else { high.saturating_add(1) }
         } else if low >= bottom {
@@ -68,7 +71,7 @@ impl ReplayWindow {
         if seq > self.highest {
             return Ok(());
         }
-        if seq == 0 || self.highest - seq >= self.size {
+        if seq == 0 || self.highest - seq >= self.size.into() {
             return Err(DropReason::InReplayOld);
         }
         let (block, bit) = self.place(seq);
@@ -80,12 +83,15 @@ impl ReplayWindow {
         let seq = proof.sequence();
         if seq > self.highest {
             let (from, to) = (self.highest / 64, seq / 64);
+            if to >= self.blocks.len() as u64 {
+                self.grow(to);
+            }
             let len = self.blocks.len() as u64;
             for block in (to.saturating_sub(len).max(from) + 1)..=to {
-                self.blocks[(block % len) as usize] = 0;
+                self.blocks[(block & (len - 1)) as usize] = 0;
             }
             self.highest = seq;
-        } else if self.highest - seq >= self.size {
+        } else if self.highest - seq >= self.size.into() {
             // Unreachable after a check; setting the bit would mark a number of the future.
             return;
         }
@@ -93,10 +99,26 @@ impl ReplayWindow {
         self.blocks[block] |= bit;
     }
 
-    fn place(&self, seq: u64) -> (usize, u64) {
-        // The length is a power of two, so the remainder is a mask.
-        (((seq / 64) % self.blocks.len() as u64) as usize, 1 << (seq % 64))
+    /// Makes room for block number `block`, as far as the window may. Whatever is there stays in its place.
+    fn grow(&mut self, block: u64) {
+        let all = all_blocks(self.size);
+        if self.blocks.len() < all {
+            let wanted = usize::try_from(block + 1).unwrap_or(all).min(all).next_power_of_two();
+            let mut blocks = vec![0; wanted].into_boxed_slice();
+            blocks[..self.blocks.len()].copy_from_slice(&self.blocks);
+            self.blocks = blocks;
+        }
     }
+
+    fn place(&self, seq: u64) -> (usize, u64) {
+        (((seq / 64) & (self.blocks.len() as u64 - 1)) as usize, 1 << (seq % 64))
+    }
+}
+
+/// How many blocks a window of `size` packets needs: one more than it fills, since the newest may have only its first
+/// number in use.
+fn all_blocks(size: u32) -> usize {
+    (size.div_ceil(64) as usize + 1).next_power_of_two()
 }
 
 /// The replay windows that one worker owns, by SAD slot. A window is made when its SA's first packet arrives.
@@ -248,6 +270,23 @@ mod tests {
         assert_eq!(ReplayWindow::new(0).size(), WINDOW_MIN);
         assert_eq!(ReplayWindow::new(u32::MAX).size(), WINDOW_MAX);
         assert_eq!(ReplayWindow::new(0).check(0), Err(DropReason::InReplayOld));
+    }
+
+    #[test]
+    fn a_window_takes_room_only_as_it_moves_on() {
+        let mut window = ReplayWindow::new(8192);
+        window.commit(Authenticated::for_test(1));
+        assert_eq!(window.blocks.len(), FIRST_BLOCKS);
+        (2..=10_000).for_each(|seq| window.commit(Authenticated::for_test(seq)));
+        assert_eq!(window.blocks.len(), all_blocks(8192));
+        assert!((1..=10_000).all(|seq| window.check(seq).is_err()));
+        let mut window = ReplayWindow::new(8192);
+        window.commit(Authenticated::for_test(3));
+        window.commit(Authenticated::for_test(8000));
+        assert_eq!(window.check(3), Err(DropReason::InReplayDuplicate));
+        assert_eq!(window.check(4), Ok(()));
+        window.commit(Authenticated::for_test(u64::MAX));
+        assert_eq!(window.blocks.len(), all_blocks(8192), "however far the jump");
     }
 
     /// RFC 4303 A2.2: the window reaches from T - W + 1, in its own subspace or the one before.

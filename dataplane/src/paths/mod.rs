@@ -97,6 +97,11 @@ impl PathSet {
         &self.selectors
     }
 
+    /// The same, to share.
+    pub(crate) fn shared_selectors(&self) -> &Arc<Selectors> {
+        &self.selectors
+    }
+
     /// The set itself.
     pub fn set(&self) -> &AddressSet {
         &self.plan.set
@@ -167,6 +172,12 @@ impl PathSet {
         self.chosen(self.set().paths.iter().position(same)?)
     }
 
+    /// What each path has carried for the SA.
+    pub(crate) fn stats(&self) -> impl Iterator<Item = PathStats> {
+        let both = self.set().paths.iter().zip(&self.ways);
+        both.map(|(p, way)| way.counters.stats(p.path))
+    }
+
     /// Whether `remote` is the peer's end of any path.
     pub(crate) fn has_remote(&self, remote: IpAddr) -> bool {
         self.set().paths.iter().any(|p| p.path.remote.ip() == remote)
@@ -210,10 +221,7 @@ impl Addresses {
     }
 
     pub(crate) fn stats(&self, guard: &Guard) -> Vec<PathStats> {
-        self.load(guard).map_or_else(Vec::new, |paths| {
-            let both = paths.set().paths.iter().zip(&paths.ways);
-            both.map(|(p, way)| way.counters.stats(p.path)).collect()
-        })
+        self.load(guard).map_or_else(Vec::new, |paths| paths.stats().collect())
     }
 }
 
@@ -232,13 +240,18 @@ impl Change {
 
     /// Publishes the set for one SA, together with new selectors if there are any. Paths that stay keep their
     /// counters. One writer at a time.
-    pub(crate) fn publish(&mut self, addresses: &Addresses, selectors: Option<Selectors>, guard: &Guard) {
+    pub(crate) fn publish(
+        &mut self,
+        addresses: &Addresses,
+        selectors: Option<Arc<Selectors>>,
+        guard: &Guard,
+    ) {
         // There is a set from the start; none is ever taken away.
         let Some(before) = addresses.load(guard) else { return };
         let plan = self.plan.clone();
         let kept = self.kept(&before.plan).iter();
         let ways = kept.map(|place| place.map_or_else(Arc::default, |n| before.ways[n].clone())).collect();
-        let selectors = selectors.map_or_else(|| before.selectors.clone(), Arc::new);
+        let selectors = selectors.unwrap_or_else(|| before.selectors.clone());
         addresses.0.swap(PathSet { plan, selectors, ways }, guard);
     }
 

@@ -15,8 +15,8 @@ pub(super) const BUCKETS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) set: AddressSet,
-    /// By the scheduler: the path of each class of flows, or that of each packet in turn. Empty when no path may
-    /// send.
+    /// By the scheduler: the path of each class of flows, or that of each packet in turn. A single one where there is no
+    /// choice, as for most SAs, and none when no path may send.
     buckets: Box<[u16]>,
     /// Paths that may send, greatest weight first, and of equal ones the first.
     pub(super) ranked: Box<[u16]>,
@@ -35,11 +35,12 @@ impl Plan {
         let sending = (0..=u16::MAX).zip(&set.paths).filter(|(_, path)| path.weight > 0);
         let mut ranked: Box<[u16]> = sending.map(|(index, _)| index).collect();
         ranked.sort_by_key(|index| Reverse(set.paths[usize::from(*index)].weight));
-        let buckets = match (set.scheduler, ranked.first()) {
+        let buckets: Box<[u16]> = match (set.scheduler, ranked.first()) {
             (_, None) => Box::default(),
+            (_, Some(only)) if ranked.len() == 1 => Box::new([*only]),
             (Scheduler::Flow, _) => rendezvous(&set, &ranked),
             (Scheduler::Packet, _) => turns(&set, &ranked),
-            (Scheduler::Backup | Scheduler::Redundant, Some(first)) => vec![*first; BUCKETS].into(),
+            (Scheduler::Backup | Scheduler::Redundant, Some(first)) => Box::new([*first]),
         };
         // Also when only one of several may send now: what flows carry is known when another comes back.
         let assigns = set.scheduler == Scheduler::Flow && (2..=BUCKETS).contains(&set.paths.len());
@@ -56,10 +57,11 @@ impl Plan {
     pub(super) fn choose(&self, flow_hash: u64, turn: u64) -> Option<usize> {
         let bucket = match self.set.scheduler {
             // Consecutive turns, so that the least bits count; the best bits of the hash are the upper ones.
-            Scheduler::Packet => turn as usize % BUCKETS,
+            Scheduler::Packet => turn as usize,
             _ => (flow_hash >> 56) as usize,
         };
-        self.buckets.get(bucket).map(|index| usize::from(*index))
+        // There are 256, one or none of them.
+        self.buckets.get(bucket & self.buckets.len().wrapping_sub(1)).map(|index| usize::from(*index))
     }
 
     /// The rank of the path with this place in the set.
@@ -154,15 +156,20 @@ mod tests {
     use mobikex_common::addr::WeightedPath;
     use proptest::prelude::*;
 
+    /// The path of each bucket, whether all of them are kept or one that stands for all.
+    fn indices(plan: &Plan) -> impl Iterator<Item = usize> {
+        (0..BUCKETS as u64).filter_map(|bucket| plan.choose(bucket << 56, bucket))
+    }
+
     fn shares(plan: &Plan) -> Vec<usize> {
         let mut shares = vec![0; plan.set.paths.len()];
-        plan.buckets.iter().for_each(|index| shares[usize::from(*index)] += 1);
+        indices(plan).for_each(|index| shares[index] += 1);
         shares
     }
 
     /// The path of each bucket, by its name: indices change when a path is taken out.
     fn owners(plan: &Plan) -> Vec<Path> {
-        plan.buckets.iter().map(|index| plan.set.paths[usize::from(*index)].path).collect()
+        indices(plan).map(|index| plan.set.paths[index].path).collect()
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use mobikex_common::crypto::{CryptoError, PacketCipher};
 use mobikex_common::drop::DropReason;
-use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, VolumeLimits};
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId};
 use mobikex_common::spi::Spi;
 use mobikex_common::ts::TrafficSelector;
 
-use super::{Events, OutboundSa, SaEvent};
+use super::{Events, Limits, OutboundSa, SaEvent, limits};
 use crate::counters::SaCounters;
 use crate::esp::OuterInfo;
 use crate::paths::{Addresses, PathSet};
@@ -27,7 +27,7 @@ pub struct InboundSa {
     esn: bool,
     copy_dscp: CopyDscp,
     replay_window: u32,
-    limits: VolumeLimits,
+    limits: Limits,
     addresses: Arc<Addresses>,
     outbound: Arc<OutboundSa>,
     counters: SaCounters,
@@ -57,7 +57,7 @@ impl InboundSa {
             esn: suite.esn,
             copy_dscp: params.copy_dscp,
             replay_window: params.replay_window,
-            limits: params.limits,
+            limits: limits(params),
             addresses,
             outbound,
             counters: SaCounters::default(),

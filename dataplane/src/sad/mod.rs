@@ -76,6 +76,13 @@ impl SaEvent {
     const ALL: [Self; 4] = [Self::SoftLimit, Self::HardLimit, Self::FirstInbound, Self::SequenceExhausted];
 }
 
+/// The limits of an SA that has any; few have.
+type Limits = Option<Box<VolumeLimits>>;
+
+fn limits(params: &ChildSaParams) -> Limits {
+    (params.limits != VolumeLimits::default()).then(|| Box::new(params.limits))
+}
+
 /// Events that wait for a worker to report them.
 #[derive(Debug, Default)]
 struct Events {
@@ -102,10 +109,8 @@ impl Events {
     }
 
     /// Whether a direction with these totals may carry on, raising what has been reached.
-    fn judge(&self, limits: &VolumeLimits, totals: (u64, u64)) -> bool {
-        if *limits == VolumeLimits::default() {
-            return true;
-        }
+    fn judge(&self, limits: &Limits, totals: (u64, u64)) -> bool {
+        let Some(limits) = limits else { return true };
         let at = |limit: Option<u64>, total| limit.is_some_and(|limit| total >= limit);
         if at(limits.soft_packets, totals.0) || at(limits.soft_bytes, totals.1) {
             self.raise(SaEvent::SoftLimit);

@@ -4,14 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crossbeam::utils::CachePadded;
 use mobikex_common::crypto::{CryptoError, PacketCipher};
 use mobikex_common::drop::DropReason;
-use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId, VolumeLimits};
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, Mode, PolicyId};
 use mobikex_common::spi::Spi;
 use mobikex_common::wire::esp::{Header, TRAILER_LEN};
 
-use super::{Events, SaEvent};
+use super::{Events, Limits, SaEvent, limits};
 use crate::counters::SaCounters;
 use crate::paths::Addresses;
 
@@ -25,10 +24,17 @@ pub struct OutboundSa {
     esn: bool,
     copy_df: bool,
     copy_dscp: CopyDscp,
-    limits: VolumeLimits,
+    limits: Limits,
     addresses: Arc<Addresses>,
+    used: Used,
+}
+
+/// What changes with every packet, in a cache line of its own: the rest is only read.
+#[derive(Default)]
+#[repr(align(64))]
+struct Used {
     /// The last number given out. Every nonce of the key comes from here.
-    sequence: CachePadded<AtomicU64>,
+    sequence: AtomicU64,
     counters: SaCounters,
     events: Events,
     /// The next packet shall be reported.
@@ -51,12 +57,9 @@ impl OutboundSa {
             esn: suite.esn,
             copy_df: params.copy_df,
             copy_dscp: params.copy_dscp,
-            limits: params.limits,
+            limits: limits(params),
             addresses,
-            sequence: CachePadded::new(AtomicU64::new(0)),
-            counters: SaCounters::default(),
-            events: Events::default(),
-            watched: AtomicBool::new(false),
+            used: Used::default(),
         })
     }
 
@@ -87,27 +90,27 @@ impl OutboundSa {
 
     /// What it has carried.
     pub fn counters(&self) -> &SaCounters {
-        &self.counters
+        &self.used.counters
     }
 
     /// The last sequence number given out.
     pub fn sequence(&self) -> u64 {
-        self.sequence.load(Ordering::Relaxed)
+        self.used.sequence.load(Ordering::Relaxed)
     }
 
     /// Events since the last call; cheap when there are none.
     pub fn take_events(&self) -> impl Iterator<Item = SaEvent> + use<> {
-        self.events.take()
+        self.used.events.take()
     }
 
     /// Asks that the next inner packet is reported.
     pub fn watch(&self) {
-        self.watched.store(true, Ordering::Relaxed);
+        self.used.watched.store(true, Ordering::Relaxed);
     }
 
     /// Whether a packet that goes out now is the one to be reported; true once for each [`watch`](Self::watch).
     pub fn take_watch(&self) -> bool {
-        self.watched.load(Ordering::Relaxed) && self.watched.swap(false, Ordering::Relaxed)
+        self.used.watched.load(Ordering::Relaxed) && self.used.watched.swap(false, Ordering::Relaxed)
     }
 
     /// Octets of the ESP packet for `payload_len` octets of plaintext (in tunnel mode the whole inner packet).
@@ -144,16 +147,16 @@ impl OutboundSa {
     pub fn reserve(&self, count: u32) -> Result<SequenceNumbers, DropReason> {
         let max = self.last_sequence();
         let count = u64::from(count);
-        let taken = self.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        let taken = self.used.sequence.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
             (last < max).then(|| last + count.min(max - last))
         });
         let Ok(before) = taken else {
-            self.events.raise(SaEvent::SequenceExhausted);
+            self.used.events.raise(SaEvent::SequenceExhausted);
             return Err(DropReason::OutSequenceExhausted);
         };
         // A sixteenth of the space is left to complete a rekeying.
         if before >= max - max / 16 {
-            self.events.raise(SaEvent::SoftLimit);
+            self.used.events.raise(SaEvent::SoftLimit);
         }
         Ok(SequenceNumbers { sa: self.id, last: before, left: count.min(max - before) })
     }
@@ -183,28 +186,28 @@ impl OutboundSa {
     /// # Errors
     /// When a hard limit has been reached.
     pub(crate) fn admit(&self, packets: usize, octets: usize) -> Result<usize, DropReason> {
-        let totals = (self.counters.packets(), self.counters.bytes());
-        if !self.events.judge(&self.limits, totals) {
+        let Some(limits) = &self.limits else { return Ok(packets) };
+        let totals = (self.used.counters.packets(), self.used.counters.bytes());
+        if !self.used.events.judge(&self.limits, totals) {
             return Err(DropReason::OutHardLimit);
         }
         // The packet that crosses the limit is the last one.
-        let packets_left = self.limits.hard_packets.map(|limit| limit - totals.0);
-        let bytes_left =
-            self.limits.hard_bytes.map(|limit| (limit - totals.1).div_ceil(octets.max(1) as u64));
+        let packets_left = limits.hard_packets.map(|limit| limit - totals.0);
+        let bytes_left = limits.hard_bytes.map(|limit| (limit - totals.1).div_ceil(octets.max(1) as u64));
         let left = packets_left.into_iter().chain(bytes_left).min().unwrap_or(u64::MAX);
         Ok(packets.min(usize::try_from(left).unwrap_or(usize::MAX)))
     }
 
     /// Counts inner packets of `octets` octets together.
     pub(crate) fn count(&self, packets: usize, octets: usize) {
-        let totals = self.counters.add(packets, octets);
-        self.events.judge(&self.limits, totals);
+        let totals = self.used.counters.add(packets, octets);
+        self.used.events.judge(&self.limits, totals);
     }
 
     /// As if the numbers up to `last` had been used.
     #[cfg(test)]
     pub(crate) fn skip_to(&self, last: u64) {
-        self.sequence.fetch_max(last, Ordering::Relaxed);
+        self.used.sequence.fetch_max(last, Ordering::Relaxed);
     }
 }
 

@@ -8,7 +8,7 @@ use mobikex_common::sa::ChildSaId;
 
 use super::Endpoint;
 use crate::config::{Connection, StartAction};
-use crate::ike::auth::{AuthenticatedPeer, same_id};
+use crate::ike::auth::same_id;
 use crate::ike::ctx::Ctx;
 use crate::ike::mobike_x::{Request, Scope, Wish};
 use crate::ike::sa::{Gone, IkeSa, Task};
@@ -110,7 +110,7 @@ impl Endpoint {
                 self.address(now, &connection, child.as_deref(), action, (check, inner))
             }
             Command::Shutdown => {
-                for id in self.sas.keys().copied().collect::<Vec<_>>() {
+                for id in self.sas.ids() {
                     self.with_sa(now, id, |sa, ctx| {
                         if sa.peer().is_none() || sa.rekeyed_by.is_some() {
                             return Err(sa.close(ctx, "shutting down", false));
@@ -148,12 +148,8 @@ impl Endpoint {
         };
         let existing = self
             .sas
-            .values()
-            .find(|sa| {
-                sa.conn.name == name
-                    && sa.rekeyed_by.is_none()
-                    && (sa.initiator.is_us() || sa.peer().is_some())
-            })
+            .of_connection(name)
+            .find(|sa| sa.rekeyed_by.is_none() && (sa.initiator.is_us() || sa.peer().is_some()))
             .map(|sa| sa.id);
         if let Some(id) = existing {
             self.with_sa(now, id, |sa, ctx| {
@@ -186,19 +182,18 @@ impl Endpoint {
         if pairs.is_empty() {
             return Err(no_address("there is no route to the peer"));
         }
-        let known = |sa: &IkeSa| {
-            let same =
-                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
-            sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote)
-        };
-        let first_contact = !self.sas.values().any(known);
+        let same = |sa: &IkeSa, want| sa.peer().is_some_and(|peer| same_id(want, peer.id()));
+        let there = |sa: &IkeSa| sa.peer().is_some() && sa.remote.ip() == remote;
+        let known = self.sas.sending_to(remote).any(there)
+            || conn.remote.id.as_ref().is_some_and(|id| self.sas.of_peer(id).any(|sa| same(sa, id)));
+        let first_contact = !known;
         let (started, effects) =
             self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));
         self.apply(now, effects);
         match started {
             Ok(mut sa) => {
                 sa.first_contact = first_contact;
-                self.adopt(sa);
+                self.sas.put(Box::new(sa));
                 Ok(())
             }
             Err(error) => Err(CommandError::Failed(conn.name.clone(), error.to_string())),
@@ -214,8 +209,10 @@ impl Endpoint {
         (check, inner): (bool, bool),
     ) -> Result<(), CommandError> {
         let refuse = |reason: &str| Err(CommandError::Failed(name.into(), reason.into()));
-        let live = |sa: &&IkeSa| sa.conn.name == name && sa.rekeyed_by.is_none() && sa.peer().is_some();
-        let Some(sa) = self.sas.values().find(live) else { return Err(CommandError::NoSa(name.into())) };
+        let live = |sa: &&IkeSa| sa.rekeyed_by.is_none() && sa.peer().is_some();
+        let Some(sa) = self.sas.of_connection(name).find(live) else {
+            return Err(CommandError::NoSa(name.into()));
+        };
         if sa.mobility.version != Version::MobikeX {
             return refuse(
                 "MOBIKE-X is not agreed with the peer, so that addresses cannot be changed one by one",
@@ -255,12 +252,8 @@ impl Endpoint {
         child: Option<&str>,
         work: impl Fn(&mut IkeSa, &mut Ctx<'_>, Option<ChildSaId>) -> Result<(), Gone>,
     ) -> Result<(), CommandError> {
-        let ids: Vec<u32> = self
-            .sas
-            .values()
-            .filter(|sa| sa.conn.name == name && sa.rekeyed_by.is_none())
-            .map(|sa| sa.id)
-            .collect();
+        let ids: Vec<u32> =
+            self.sas.of_connection(name).filter(|sa| sa.rekeyed_by.is_none()).map(|sa| sa.id).collect();
         let mut found = false;
         for id in ids {
             self.with_sa(now, id, |sa, ctx| {

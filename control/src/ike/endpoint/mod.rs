@@ -3,24 +3,27 @@
 
 mod commands;
 mod receive;
+mod sas;
+mod traps;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mobikex_common::addr::Path;
 use mobikex_common::sa::{ChildSaId, PolicyId};
-use mobikex_common::spi::{IkeSpi, SpiAllocator};
+use mobikex_common::spi::SpiAllocator;
 use mobikex_common::wire::echo::Echo;
-use mobikex_common::wire::ike::NotifyType;
+use mobikex_common::wire::ike::{Identification, NotifyType};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::Serialize;
 use tracing::info;
 
 use crate::config::{Config, Connection, StartAction};
-use crate::ike::child::{ChildSa, resolve};
+use crate::ike::auth::same_id;
+use crate::ike::child::ChildSa;
 use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
 use crate::ike::hints::Complaints;
@@ -32,6 +35,8 @@ use crate::ike::sa::{Gone, IkeSa, State, Task};
 use crate::ike::versions::{self, Version};
 
 pub use commands::{AddressAction, Command, CommandError};
+pub(super) use sas::Sas;
+pub(super) use traps::Traps;
 
 /// An SA that we started this recently may cross one that the peer starts: both stay, rather than each side
 /// removing the other's.
@@ -88,15 +93,11 @@ pub struct Endpoint {
     /// Those of `config`; an SA holds on to the one that it was negotiated with.
     connections: Vec<Arc<Connection>>,
     rng: ChaCha20Rng,
-    pub(super) sas: BTreeMap<u32, IkeSa>,
-    /// Our SPI of every SA.
-    by_spi: HashMap<IkeSpi, u32>,
-    /// First requests that we answered, so that a retransmission finds its SA: by peer and its SPI.
-    answered: HashMap<(SocketAddr, IkeSpi), u32>,
+    pub(super) sas: Sas,
     out: VecDeque<Output>,
     spis: SpiAllocator,
     ids: Ids,
-    traps: HashMap<(String, String), PolicyId>,
+    traps: Traps,
     cookies: Cookies,
     sources: HashMap<IpAddr, IpAddr>,
     network: Network,
@@ -119,13 +120,11 @@ impl Endpoint {
             connections: shared(&config),
             config: Arc::new(config),
             rng,
-            sas: BTreeMap::new(),
-            by_spi: HashMap::new(),
-            answered: HashMap::new(),
+            sas: Sas::default(),
             out: VecDeque::new(),
             spis: SpiAllocator::new(slots),
             ids: Ids::default(),
-            traps: HashMap::new(),
+            traps: Traps::default(),
             cookies,
             sources: HashMap::new(),
             network: Network::default(),
@@ -151,55 +150,24 @@ impl Endpoint {
         self.connections = shared(&config);
         self.config = Arc::new(config);
         let config = self.config.clone();
-        let wanted = |key: &(String, String)| {
-            config.connection(&key.0).is_some_and(|conn| {
-                conn.children.iter().any(|c| c.name == key.1 && c.start_action == StartAction::Trap)
-            })
-        };
-        let gone: Vec<_> = self.traps.keys().filter(|key| !wanted(key)).cloned().collect();
-        for key in gone {
-            if let Some(policy) = self.traps.remove(&key) {
-                self.out.push_back(Output::RemovePolicy(policy));
-            }
-        }
+        self.remove_traps(&config);
         self.install_traps();
         self.end_mobike_x(now);
     }
 
     /// Ends MOBIKE-X on SAs whose connection does not allow it any more (MOBIKE-X 7.1.2).
     fn end_mobike_x(&mut self, now: Instant) {
-        let over = |sa: &IkeSa| {
-            let conn = self.config.connection(&sa.conn.name);
-            sa.mobility.version == Version::MobikeX
-                && conn.is_some_and(|c| !versions::allowed(c).contains(&Version::MobikeX))
-        };
-        let ids: Vec<u32> = self.sas.values().filter(|sa| over(sa)).map(|sa| sa.id).collect();
+        let forbids = |conn: &&Connection| !versions::allowed(conn).contains(&Version::MobikeX);
+        let over: HashSet<&str> =
+            self.config.connections.iter().filter(forbids).map(|c| c.name.as_str()).collect();
+        let meant =
+            |sa: &&IkeSa| sa.mobility.version == Version::MobikeX && over.contains(sa.conn.name.as_str());
+        let ids: Vec<u32> = self.sas.iter().filter(meant).map(|sa| sa.id).collect();
         for id in ids {
             self.with_sa(now, id, |sa, ctx| {
                 sa.add_task(ctx, Task::MobikeNone);
                 Ok(())
             });
-        }
-    }
-
-    fn install_traps(&mut self) {
-        let config = self.config.clone();
-        for conn in &config.connections {
-            let (Some(local), Some(remote)) = (self.local_for(conn), conn.remote_addr()) else { continue };
-            for child in conn.children.iter().filter(|c| c.start_action == StartAction::Trap) {
-                let key = (conn.name.clone(), child.name.clone());
-                if self.traps.contains_key(&key) {
-                    continue;
-                }
-                let policy = self.ids.policy();
-                self.traps.insert(key, policy);
-                self.out.push_back(Output::InstallTrap {
-                    policy,
-                    ts_local: resolve(&child.local_ts, SocketAddr::new(local, 0)),
-                    ts_remote: resolve(&child.remote_ts, SocketAddr::new(remote, 0)),
-                    mode: child.mode,
-                });
-            }
         }
     }
 
@@ -218,8 +186,9 @@ impl Endpoint {
 
     /// Tells which of our addresses the system would use toward a peer.
     pub fn set_route_source(&mut self, remote: IpAddr, local: IpAddr) {
-        self.sources.insert(remote, local);
-        self.install_traps();
+        if self.sources.insert(remote, local) != Some(local) {
+            self.install_traps();
+        }
     }
 
     /// The peers for which [`Self::set_route_source`] is wanted.
@@ -232,7 +201,7 @@ impl Endpoint {
         if !self.network.set(addresses) {
             return;
         }
-        for id in self.sas.keys().copied().collect::<Vec<_>>() {
+        for id in self.sas.ids() {
             self.with_sa(now, id, |sa, ctx| {
                 if sa.peer().is_some() && sa.rekeyed_by.is_none() && sa.mobility.version != Version::None {
                     sa.mobility.refused.clear();
@@ -287,7 +256,7 @@ impl Endpoint {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.sas.values().filter_map(IkeSa::next_timeout).min()
+        self.sas.next_timeout()
     }
 
     /// Messages that were not acted on.
@@ -302,7 +271,18 @@ impl Endpoint {
 
     /// All IKE SAs, oldest first.
     pub fn ike_sas(&self, now: Instant) -> Vec<IkeSaView> {
-        self.sas.values().map(|sa| sa.view(now)).collect()
+        self.sas.iter().map(|sa| sa.view(now)).collect()
+    }
+
+    /// Up to `count` IKE SAs with numbers above `after`, oldest first: a part of [`Self::ike_sas`] that takes a short time
+    /// however many there are.
+    pub fn ike_sas_after(&self, now: Instant, after: u32, count: usize) -> Vec<IkeSaView> {
+        self.sas.after(after).take(count).map(|sa| sa.view(now)).collect()
+    }
+
+    /// The IKE SAs of a connection, oldest first.
+    pub fn ike_sas_of(&self, now: Instant, connection: &str) -> Vec<IkeSaView> {
+        self.sas.of_connection(connection).map(|sa| sa.view(now)).collect()
     }
 
     /// True when no SA is left, as after [`Command::Shutdown`].
@@ -317,16 +297,16 @@ impl Endpoint {
         id: u32,
         work: impl FnOnce(&mut IkeSa, &mut Ctx<'_>) -> Result<R, Gone>,
     ) -> Option<R> {
-        let mut sa = self.sas.remove(&id)?;
+        let mut sa = self.sas.take(id)?;
         let (result, effects) = self.with_ctx(now, |ctx| work(&mut sa, ctx));
         match result {
             Ok(value) => {
-                self.sas.insert(id, sa);
+                self.sas.put(sa);
                 self.apply(now, effects);
                 Some(value)
             }
             Err(Gone) => {
-                self.forget(&sa);
+                self.sas.forget(id);
                 self.apply(now, effects);
                 self.retry_failed(now, &sa);
                 None
@@ -353,16 +333,6 @@ impl Endpoint {
         };
         let result = work(&mut ctx);
         (result, ctx.effects)
-    }
-
-    fn forget(&mut self, sa: &IkeSa) {
-        self.by_spi.remove(&sa.our_spi());
-        self.answered.retain(|_, id| *id != sa.id);
-    }
-
-    fn adopt(&mut self, sa: IkeSa) {
-        self.by_spi.insert(sa.our_spi(), sa.id);
-        self.sas.insert(sa.id, sa);
     }
 
     /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever), and one that met a NAT
@@ -396,7 +366,7 @@ impl Endpoint {
     fn apply(&mut self, now: Instant, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Spawn(sa) => self.adopt(*sa),
+                Effect::Spawn(sa) => self.sas.put(sa),
                 Effect::MoveChildren { to, children, tasks, retries } => {
                     self.move_children(now, to, children, tasks, retries);
                 }
@@ -450,10 +420,10 @@ impl Endpoint {
         tasks: Vec<Task>,
         retries: Vec<(Instant, Task)>,
     ) {
-        while let Some(next) = self.sas.get(&to).and_then(|sa| sa.rekeyed_by) {
+        while let Some(next) = self.sas.get(to).and_then(|sa| sa.rekeyed_by) {
             to = next;
         }
-        if !self.sas.contains_key(&to) {
+        if !self.sas.contains(to) {
             let (_, effects) = self.with_ctx(now, |ctx| {
                 children.into_iter().for_each(|child| child.remove(ctx, "its IKE SA is gone"));
             });
@@ -469,7 +439,14 @@ impl Endpoint {
         });
     }
 
-    fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str, lost: bool) {
+    fn only_this(
+        &mut self,
+        now: Instant,
+        keep: u32,
+        peer: &Identification,
+        local: &Identification,
+        lost: bool,
+    ) {
         let settled = |sa: &IkeSa| {
             sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= BOTH_STARTED)
                 // What the peer itself set up before it lost its memory is stale however young it is.
@@ -477,10 +454,10 @@ impl Endpoint {
         };
         let stale: Vec<u32> = self
             .sas
-            .values()
+            .of_peer(peer)
             .filter(|sa| sa.id != keep && sa.rekeyed_by.is_none() && settled(sa))
-            .filter(|sa| sa.peer().is_some_and(|p| p.id().to_string() == peer))
-            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.to_string() == local))
+            .filter(|sa| sa.peer().is_some_and(|p| same_id(p.id(), peer)))
+            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| same_id(id, local)))
             .map(|sa| sa.id)
             .collect();
         for id in stale {
@@ -496,13 +473,7 @@ impl Endpoint {
 
     /// Everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let due: Vec<u32> = self
-            .sas
-            .values()
-            .filter(|sa| sa.next_timeout().is_some_and(|at| at <= now))
-            .map(|sa| sa.id)
-            .collect();
-        for id in due {
+        for id in self.sas.due(now) {
             self.with_sa(now, id, |sa, ctx| sa.handle_timeout(ctx));
         }
     }
@@ -516,7 +487,7 @@ impl Endpoint {
             | ChildEvent::FirstInbound(id)
             | ChildEvent::Traffic(id) => id,
         };
-        let Some(owner) = self.owner(child) else { return };
+        let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             match event {
                 ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
@@ -531,7 +502,7 @@ impl Endpoint {
 
     /// The answer to an echo request of ours, received at `at`.
     pub fn handle_echo(&mut self, now: Instant, child: ChildSaId, echo: &Echo, at: Instant) {
-        let Some(owner) = self.owner(child) else { return };
+        let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             sa.handle_echo(ctx, echo, at);
             sa.run_tasks(ctx);
@@ -549,7 +520,7 @@ impl Endpoint {
         packets: u64,
         packets_in: u64,
     ) {
-        let Some(owner) = self.owner(child) else { return };
+        let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             sa.note_traffic(ctx, path, packets, packets_in);
             Ok(())
@@ -558,7 +529,7 @@ impl Endpoint {
 
     /// The octets that have gone over each path for Child SAs that [`Output::CountPaths`] named, `child` among them.
     pub fn note_octets(&mut self, now: Instant, child: ChildSaId, octets: &[(Path, u64)]) {
-        let Some(owner) = self.owner(child) else { return };
+        let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             sa.note_octets(ctx, octets);
             Ok(())
@@ -567,32 +538,10 @@ impl Endpoint {
 
     /// The newest authentic ESP packet came from an address or port of the peer that is not in the SA's set.
     pub fn handle_new_source(&mut self, now: Instant, child: ChildSaId, path: Path) {
-        let Some(owner) = self.owner(child) else { return };
+        let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             sa.new_source(ctx, path);
             Ok(())
         });
-    }
-
-    fn owner(&self, child: ChildSaId) -> Option<u32> {
-        self.sas.values().find(|sa| sa.children.iter().any(|c| c.id == child)).map(|sa| sa.id)
-    }
-
-    fn acquire(&mut self, now: Instant, policy: PolicyId) {
-        let Some((connection, child)) =
-            self.traps.iter().find(|(_, p)| **p == policy).map(|(key, _)| key.clone())
-        else {
-            return;
-        };
-        let busy = self.sas.values().any(|sa| {
-            sa.conn.name == connection
-                && (sa.peer().is_none() || sa.children.iter().any(|c| c.is_live() && c.config.name == child))
-        });
-        if !busy {
-            info!(target: "CHD", "creating acquire job for {connection}/{child}");
-            if let Err(error) = self.handle_command(now, Command::Up { connection, child: Some(child) }) {
-                info!(target: "IKE", "{error}");
-            }
-        }
     }
 }

@@ -57,15 +57,14 @@ impl Endpoint {
             return self.handle_init_request(now, &header, (local, remote, nat_t), datagram);
         }
         let ours = if header.flags.initiator { header.responder_spi } else { header.initiator_spi };
-        let Some(id) = self.by_spi.get(&ours).copied() else {
+        let Some(sa) = self.sas.with_spi(ours) else {
             self.counters.unknown_spi += 1;
             return self.handle_complaint(now, remote, &header, datagram);
         };
-        let fits = self.sas.get(&id).is_some_and(|sa| {
-            sa.initiator.is_us() != header.flags.initiator
-                && sa.spi_i == header.initiator_spi
-                && (sa.spi_r == header.responder_spi || sa.spi_r == IkeSpi::ZERO)
-        });
+        let fits = sa.initiator.is_us() != header.flags.initiator
+            && sa.spi_i == header.initiator_spi
+            && (sa.spi_r == header.responder_spi || sa.spi_r == IkeSpi::ZERO);
+        let id = sa.id;
         if !fits {
             self.counters.unknown_spi += 1;
             return;
@@ -92,10 +91,9 @@ impl Endpoint {
             self.counters.malformed += 1;
             return;
         }
-        if let Some(id) = self.answered.get(&(remote, header.initiator_spi)).copied() {
+        if let Some(sa) = self.sas.begun_by(remote, header.initiator_spi) {
             // Only a byte-for-byte retransmission gets the answer again.
-            if let Some(sa) = self.sas.get(&id)
-                && let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response)
+            if let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response)
                 && handshake.request == datagram
             {
                 let data = answer.clone();
@@ -122,7 +120,7 @@ impl Endpoint {
             self.counters.malformed += 1;
             return;
         };
-        let half_open = self.sas.values().filter(|sa| matches!(sa.state, State::HalfOpen(_))).count();
+        let half_open = self.sas.half_open();
         if half_open >= self.config.daemon.cookie_threshold as usize {
             let good = notify(&payloads, NotifyType::COOKIE)
                 .is_some_and(|c| self.cookies.check(&c.data, remote.ip(), header.initiator_spi, nonce));
@@ -163,10 +161,7 @@ impl Endpoint {
         });
         self.apply(now, effects);
         match outcome {
-            Ok(InitOutcome::Accepted(sa)) => {
-                self.answered.insert((remote, header.initiator_spi), sa.id);
-                self.adopt(*sa);
-            }
+            Ok(InitOutcome::Accepted(sa)) => self.sas.put(sa),
             Ok(InitOutcome::Refused(refusal)) => self.refuse_init(header, (local, remote, nat_t), refusal),
             Err(error) => {
                 self.counters.malformed += 1;

@@ -621,8 +621,10 @@ impl IkeSa {
     /// Copies of the SAs that the peer may speak about: this IKE SA and its Child SAs, then those of its other IKE SAs.
     fn objects(&self, ctx: &Ctx<'_>) -> Vec<Object> {
         let mut objects = self.own_objects();
-        for other in ctx.others.values().filter(|o| self.same_peer(o)) {
-            objects.extend(other.own_objects());
+        if let Some(peer) = self.peer() {
+            for other in ctx.others.of_peer(peer.id()).filter(|o| self.same_peer(o)) {
+                objects.extend(other.own_objects());
+            }
         }
         objects
     }
@@ -665,9 +667,9 @@ impl IkeSa {
         others.into_iter().for_each(|o| by_sa.entry(o.sa).or_default().push(o));
         for (id, objects) in by_sa {
             // Out of the map while it changes, as for any other input.
-            let Some(mut sa) = ctx.others.remove(&id) else { continue };
+            let Some(mut sa) = ctx.others.take(id) else { continue };
             sa.take_over(ctx, objects, (local, source));
-            ctx.others.insert(id, sa);
+            ctx.others.put(sa);
             ctx.effects.push(Effect::RunTasks(id));
         }
     }
