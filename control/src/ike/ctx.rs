@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::SpiAllocator;
-use mobikex_common::wire::ike::{NotifyType, Payload};
+use mobikex_common::wire::ike::{Identification, NotifyType, Payload};
 use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 
@@ -17,6 +17,7 @@ use super::notices::Notices;
 use super::output::{Event, Output};
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
+use crate::credentials::UnixSeconds;
 
 /// Numbers for new things.
 #[derive(Default, Debug)]
@@ -57,7 +58,7 @@ pub(super) enum Effect {
     DeleteIke(u32),
     /// Other IKE SAs between the same identities go. With `lost` the peer has said that it holds none of them any
     /// more (INITIAL_CONTACT, RFC 7296 2.4); otherwise our policy is to have only one, and the peer is told.
-    OnlyThis { keep: u32, peer: String, local: String, lost: bool },
+    OnlyThis { keep: u32, peer: Identification, local: Identification, lost: bool },
     /// An IKE SA was changed by a message to another one and may have something to do.
     RunTasks(u32),
     /// Set a connection up anew with a peer that refuses the offer of MOBIKE, and what it holds with it.
@@ -69,6 +70,8 @@ pub(super) enum Effect {
 /// The part of [`super::Endpoint`] that SAs share.
 pub(super) struct Ctx<'a> {
     pub(super) now: Instant,
+    /// The machine's clock, if it is known: certificates have their validity in it.
+    pub(super) unix: Option<UnixSeconds>,
     pub(super) config: &'a Config,
     /// Those of `config`, to share without copying.
     pub(super) connections: &'a [Arc<Connection>],

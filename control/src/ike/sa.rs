@@ -28,6 +28,7 @@ use super::mobike::Update;
 use super::mobike_x::{Actions, Request};
 use super::mobility::{Mobility, cookie};
 use super::output::{Event, IkeSaView};
+use super::prove::Wishes;
 use super::roles::OriginalInitiator;
 use super::rules;
 use super::sets::Check;
@@ -74,6 +75,8 @@ pub(super) struct Handshake {
     pub(super) nr: Vec<u8>,
     pub(super) request: Vec<u8>,
     pub(super) response: Vec<u8>,
+    /// What the peer said there about signatures and certificates.
+    pub(super) wishes: Wishes,
 }
 
 pub(super) struct InitSent {
@@ -338,16 +341,15 @@ impl IkeSa {
 
     /// Both sides have proven themselves. `lost` says that the peer has sent INITIAL_CONTACT.
     pub(super) fn come_up(&mut self, ctx: &mut Ctx<'_>, peer: AuthenticatedPeer, lost: bool) {
-        let peer_id = peer.id().to_string();
+        let peer_id = peer.id().clone();
         self.establish(ctx, peer);
         ctx.event(Event::IkeUp {
             ike: self.name(),
             local: self.local,
             remote: self.remote,
-            peer: peer_id.clone(),
+            peer: peer_id.to_string(),
         });
-        if let Some(local) = self.local_id.as_ref().filter(|_| lost || self.conn.unique == Unique::Replace) {
-            let local = local.to_string();
+        if let Some(local) = self.local_id.clone().filter(|_| lost || self.conn.unique == Unique::Replace) {
             ctx.effects.push(Effect::OnlyThis { keep: self.id, peer: peer_id, local, lost });
         }
     }

@@ -8,7 +8,7 @@ use mobikex_common::sa::ChildSaId;
 
 use super::Endpoint;
 use crate::config::{Connection, StartAction};
-use crate::ike::auth::{AuthenticatedPeer, same_id};
+use crate::ike::auth::AuthenticatedPeer;
 use crate::ike::ctx::Ctx;
 use crate::ike::mobike_x::{Request, Scope, Wish};
 use crate::ike::sa::{Gone, IkeSa, Task};
@@ -188,7 +188,7 @@ impl Endpoint {
         }
         let known = |sa: &IkeSa| {
             let same =
-                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| same_id(want, id.id()));
+                |id: &AuthenticatedPeer| conn.remote.id.as_ref().is_some_and(|want| want.allows(id.id()));
             sa.peer().is_some_and(|peer| same(peer) || sa.remote.ip() == remote)
         };
         let first_contact = !self.sas.values().any(known);

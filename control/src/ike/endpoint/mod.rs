@@ -13,13 +13,14 @@ use mobikex_common::addr::Path;
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::{IkeSpi, SpiAllocator};
 use mobikex_common::wire::echo::Echo;
-use mobikex_common::wire::ike::NotifyType;
+use mobikex_common::wire::ike::{Identification, NotifyType};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use serde::Serialize;
 use tracing::info;
 
 use crate::config::{Config, Connection, StartAction};
+use crate::credentials::UnixSeconds;
 use crate::ike::child::{ChildSa, resolve};
 use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
@@ -106,6 +107,8 @@ pub struct Endpoint {
     saves_keys: bool,
     refusals: BTreeMap<NotifyType, u64>,
     pub(super) complaints: Complaints,
+    /// A moment and what the machine's clock showed then.
+    clock: Option<(Instant, UnixSeconds)>,
 }
 
 impl Endpoint {
@@ -135,9 +138,16 @@ impl Endpoint {
             saves_keys: false,
             refusals: BTreeMap::new(),
             complaints: Complaints::default(),
+            clock: None,
         };
         endpoint.install_traps();
         endpoint
+    }
+
+    /// Tells what the machine's clock shows at `now`, in seconds since 1970. Without it no certificate is taken; it may be
+    /// told anew whenever the clock may have been set.
+    pub fn set_clock(&mut self, now: Instant, unix: UnixSeconds) {
+        self.clock = Some((now, unix));
     }
 
     /// From now on the keys that open the messages of IKE SAs leave the engine, as [`Output::SaveKeys`].
@@ -335,8 +345,10 @@ impl Endpoint {
     }
 
     fn with_ctx<R>(&mut self, now: Instant, work: impl FnOnce(&mut Ctx<'_>) -> R) -> (R, Vec<Effect>) {
+        let unix = self.clock.map(|(at, unix)| unix + now.saturating_duration_since(at).as_secs());
         let mut ctx = Ctx {
             now,
+            unix,
             config: &self.config,
             connections: &self.connections,
             rng: &mut self.rng,
@@ -469,7 +481,14 @@ impl Endpoint {
         });
     }
 
-    fn only_this(&mut self, now: Instant, keep: u32, peer: &str, local: &str, lost: bool) {
+    fn only_this(
+        &mut self,
+        now: Instant,
+        keep: u32,
+        peer: &Identification,
+        local: &Identification,
+        lost: bool,
+    ) {
         let settled = |sa: &IkeSa| {
             sa.established_at.is_some_and(|at| now.saturating_duration_since(at) >= BOTH_STARTED)
                 // What the peer itself set up before it lost its memory is stale however young it is.
@@ -479,8 +498,8 @@ impl Endpoint {
             .sas
             .values()
             .filter(|sa| sa.id != keep && sa.rekeyed_by.is_none() && settled(sa))
-            .filter(|sa| sa.peer().is_some_and(|p| p.id().to_string() == peer))
-            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.to_string() == local))
+            .filter(|sa| sa.peer().is_some_and(|p| p.id().same(peer)))
+            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.same(local)))
             .map(|sa| sa.id)
             .collect();
         for id in stale {
