@@ -3,6 +3,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod credentials;
 pub mod daemon;
 pub mod dissect;
 pub mod ike;

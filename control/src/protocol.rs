@@ -56,6 +56,12 @@ pub enum Request {
         #[serde(default)]
         json: bool,
     },
+    /// The certificates and keys that are loaded.
+    Certs {
+        /// Data rather than text.
+        #[serde(default)]
+        json: bool,
+    },
     /// The configured connections.
     Conns {
         /// Data rather than text.

@@ -155,7 +155,7 @@ struct Live {
 fn our_config(proposals: &str, esp: &str, secret: &str) -> Config {
     let ts = |text: &str| vec![TsPattern::Fixed(text.parse().unwrap())];
     let only = |text: &str| vec![AddrPattern::Range(text.parse().unwrap())];
-    let id = |text: &str| AuthRound { id: Some(text.parse().unwrap()) };
+    let id = |text: &str| AuthRound { id: Some(text.parse().unwrap()), ..AuthRound::default() };
     let child = config::Child {
         local_ts: ts("10.1.0.0/16"),
         remote_ts: ts("10.2.0.0/16"),

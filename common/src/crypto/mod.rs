@@ -8,6 +8,7 @@ mod modp;
 pub mod prf;
 mod secret;
 mod selftest;
+pub mod signature;
 
 pub use aead::provider_name;
 pub use cipher::PacketCipher;
@@ -34,7 +35,8 @@ pub enum CryptoError {
     BadCombination,
 }
 
-/// SHA-1 of the concatenation, for NAT_DETECTION alone (RFC 7296 2.23).
+/// SHA-1 of the concatenation, for NAT_DETECTION (RFC 7296 2.23) and the names of CAs in CERTREQ (3.7), where it need
+/// not withstand an attacker.
 pub fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     use sha1::Digest;
     let mut hash = sha1::Sha1::new();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::{Failure, print};
 use crate::config;
+use crate::credentials::unix_now;
 
 #[derive(Args, Debug)]
 pub(super) struct CheckArgs {
@@ -19,7 +20,7 @@ pub(super) struct CheckArgs {
 }
 
 pub(super) fn check(args: &CheckArgs) -> Result<(), Failure> {
-    match config::load(&args.config) {
+    match config::load_at(&args.config, Some(unix_now())) {
         Ok(config) if args.json => {
             print(&format!("{}\n", json!({ "errors": [], "config": config })));
             Ok(())

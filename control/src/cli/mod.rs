@@ -38,6 +38,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show the SAs.
     Sas(ViewArgs),
+    /// Show the certificates and keys that are loaded.
+    Certs(ViewArgs),
     /// Show the configured connections.
     Conns(ViewArgs),
     /// Show counters, with the reasons of dropped packets.
@@ -149,6 +151,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         Command::Run(args) => run(socket.clone(), *args),
         Command::Check(args) => check::check(&args),
         Command::Sas(args) => view(|json| Request::Sas { json }, args),
+        Command::Certs(args) => view(|json| Request::Certs { json }, args),
         Command::Conns(args) => view(|json| Request::Conns { json }, args),
         Command::Stats(args) => view(|json| Request::Stats { json }, args),
         Command::Up(args) => operate(Request::Up, args),

@@ -3,16 +3,19 @@
 use std::time::Duration;
 
 use mobikex_common::addr::Scheduler;
+use mobikex_common::crypto::signature;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
 use mobikex_common::sa::{CopyDscp, Mode};
 use mobikex_common::spi::MAX_SLOTS;
 use mobikex_common::wire::ike::Identification;
 
 use super::checks;
-use super::error::Issues;
+use super::credentials::{self, Files, Places};
+use super::error::{Issues, Pos};
 use super::fields::{Fields, choice};
 use super::model::{
-    AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction, Unique,
+    AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Method, PskSecret, SendCert,
+    StartAction, Unique,
 };
 use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 use super::schema::{
@@ -20,22 +23,39 @@ use super::schema::{
 };
 use super::tree::Section;
 use super::values;
+use crate::credentials::{PubkeyRules, UnixSeconds};
 
 /// What the sections say; meaningful only while `issues` stays empty. After an error of the grammar whatever
 /// seems to be missing may just not have been read, so checks across options wait for a sound file.
-pub(super) fn config(root: &Section, issues: &mut Issues) -> Config {
+pub(super) fn config(root: &Section, now: Option<UnixSeconds>, issues: &mut Issues) -> Config {
     let sound = issues.is_empty();
+    let files = Files::new(&issues.folder(), now);
+    let mut places = Vec::new();
     Fields::check(&[root], &ROOT, issues);
     let mut config = Config { daemon: daemon(&named(&[root], "mobikex"), issues), ..Config::default() };
     let groups = named(&[root], "connections");
     for part in operator_named(&groups, "connection", issues) {
-        config.connections.push(connection(part, &config.daemon, sound, issues));
+        let (connection, place) = connection(part, &config.daemon, &files, sound, issues);
+        config.connections.push(connection);
+        places.push(place);
     }
     let groups = named(&[root], "secrets");
     Fields::check(&groups, &SECRETS, issues);
+    let mut of_files = Vec::new();
     for part in operator_named(&groups, "secret", issues) {
         if schema::support(SECRETS.sections, &part.name) == Some(Support::Here) {
-            config.secrets.extend(secret(part, sound, issues));
+            if part.name.starts_with("ike") {
+                config.secrets.extend(secret(part, sound, issues));
+            } else {
+                of_files.push(part);
+            }
+        }
+    }
+    let signs = |c: &Connection| c.local.rules().is_some() || c.remote.rules().is_some();
+    if sound && (!of_files.is_empty() || config.connections.iter().any(signs)) {
+        config.credentials = files.folders(&of_files, issues);
+        if issues.is_empty() {
+            files.settle(&mut config, &places, issues);
         }
     }
     // A broken secret has been reported already; that its connection now lacks one is no second mistake.
@@ -145,7 +165,13 @@ fn daemon(parts: &[&Section], issues: &mut Issues) -> DaemonSettings {
     d
 }
 
-fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut Issues) -> Connection {
+fn connection(
+    part: &Section,
+    daemon: &DaemonSettings,
+    files: &Files,
+    sound: bool,
+    issues: &mut Issues,
+) -> (Connection, Places) {
     let f = Fields::check(&[part], &CONNECTION, issues);
     let mut c = Connection::new(&part.name);
     if let Some(list) = f.list("local_addrs", issues, values::address) {
@@ -203,8 +229,15 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
     f.set("unique", &mut c.unique, issues, |text| {
         choice(&[("no", Unique::No), ("replace", Unique::Replace)], &["never", "keep"], text)
     });
-    c.local = auth(part, "local", sound, issues);
-    c.remote = auth(part, "remote", sound, issues);
+    f.set("send_cert", &mut c.send_cert, issues, |text| {
+        let known =
+            [("always", SendCert::Always), ("ifasked", SendCert::IfAsked), ("never", SendCert::Never)];
+        choice(&known, &[], text)
+    });
+    f.set("send_certreq", &mut c.send_certreq, issues, values::boolean);
+    let (local, remote);
+    (c.local, local) = auth(part, "local", files, sound, issues);
+    (c.remote, remote) = auth(part, "remote", files, sound, issues);
     let children = named(&[part], "children");
     for child_part in operator_named(&children, "child", issues) {
         let fields = Fields::check(&[child_part], &CHILD, issues);
@@ -227,7 +260,7 @@ fn connection(part: &Section, daemon: &DaemonSettings, sound: bool, issues: &mut
         issues.push(part.at, message);
     }
     checks::addresses(&c, &f, issues);
-    c
+    (c, Places { local, remote })
 }
 
 const SCHEDULERS: &[(&str, Scheduler)] = &[
@@ -290,7 +323,7 @@ fn proposals<T: std::str::FromStr<Err = String>>(
     }
 }
 
-fn auth(conn: &Section, side: &str, sound: bool, issues: &mut Issues) -> AuthRound {
+fn auth(conn: &Section, side: &str, files: &Files, sound: bool, issues: &mut Issues) -> (AuthRound, Pos) {
     let own = |section: &&Section| section.name.starts_with(side) && is_known(&CONNECTION, &section.name);
     let rounds: Vec<&Section> = conn.sections.iter().filter(own).collect();
     let Some(first) = rounds.first() else {
@@ -301,7 +334,7 @@ fn auth(conn: &Section, side: &str, sound: bool, issues: &mut Issues) -> AuthRou
             );
             issues.push(conn.at, message);
         }
-        return AuthRound::default();
+        return (AuthRound::default(), conn.at);
     };
     let mut parts = Vec::new();
     for round in &rounds {
@@ -316,18 +349,28 @@ fn auth(conn: &Section, side: &str, sound: bool, issues: &mut Issues) -> AuthRou
         }
     }
     let f = Fields::check(&parts, &AUTH, issues);
-    if sound && f.raw("auth").is_none() {
-        let message = format!(
-            "section '{}' has no 'auth', which means pubkey in swanctl.conf; expected 'auth = psk'",
-            first.name
-        );
+    let mut round = AuthRound { method: Method::Pubkey(PubkeyRules::default()), ..AuthRound::default() };
+    if f.raw("auth").is_none() && !signature::AVAILABLE {
+        let message =
+            format!("section '{}' has no 'auth', which means pubkey; expected 'auth = psk'", first.name);
         issues.push(first.at, message);
     }
-    f.get("auth", issues, |text| match text {
-        "psk" => Ok(()),
-        _ => Err("psk; other methods are not available in this version".to_string()),
-    });
-    AuthRound { id: f.get("id", issues, values::identity).flatten() }
+    f.set("auth", &mut round.method, issues, credentials::method);
+    let identity = if side == "local" { values::identity } else { values::pattern };
+    round.id = f.get("id", issues, identity).flatten();
+    if round.rules().is_some() {
+        files.round(&parts, &f, &mut round, issues);
+    } else {
+        for option in
+            ["certs", "cacerts", "pubkeys", "revocation"].iter().filter(|name| f.raw(name).is_some())
+        {
+            issues.push(
+                f.place(option),
+                format!("found '{option}' beside 'auth = psk', which has no use for it"),
+            );
+        }
+    }
+    (round, first.at)
 }
 
 fn is_known(spec: &SectionSpec, section: &str) -> bool {

@@ -1,7 +1,6 @@
 //! Checks across options: what each value alone cannot show.
 
 use mobikex_common::sa::Mode;
-use mobikex_common::wire::ike::Identification;
 
 use super::error::Issues;
 use super::fields::Fields;
@@ -82,8 +81,11 @@ fn has_dynamic(patterns: &[TsPattern]) -> bool {
 /// for anybody, or one that names the peer's identity; if that is not fixed, any.
 pub(super) fn has_secret(config: &Config, part: &Section, issues: &mut Issues) {
     let Some(conn) = config.connection(&part.name) else { return };
+    if conn.local.rules().is_some() && conn.remote.rules().is_some() {
+        return;
+    }
     let found = config.secrets.iter().any(|secret| match &conn.remote.id {
-        Some(id) => secret.ids.is_empty() || secret.ids.iter().any(|own| same_name(own, id)),
+        Some(id) => secret.ids.is_empty() || secret.ids.iter().any(|own| own.same(id) || id.allows(own)),
         None => true,
     });
     if !found {
@@ -94,9 +96,4 @@ pub(super) fn has_secret(config: &Config, part: &Section, issues: &mut Issues) {
         );
         issues.push(part.at, message);
     }
-}
-
-/// As the engine compares: names without regard to ASCII case.
-fn same_name(a: &Identification, b: &Identification) -> bool {
-    a.kind == b.kind && a.data.eq_ignore_ascii_case(&b.data)
 }

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mobikex_common::sa::{Mode, VolumeLimits};
 
-use super::model::{Child, Config, Connection, DpdAction, StartAction, Unique};
+use super::model::{AuthRound, Child, Config, Connection, DpdAction, StartAction, Unique};
 use super::multipath::{MobikeX, ReturnRoutability};
+use crate::credentials::{Certificate, PubkeyRules, date};
 
 impl Config {
     /// What the daemon would do with this configuration, one fact a line. Keys never appear.
@@ -46,6 +48,18 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         let whose = if secret.ids.is_empty() { "anybody".to_string() } else { join(&secret.ids) };
         writeln!(out, "secret {}: pre-shared key for {whose}", secret.name)?;
     }
+    let c = &config.credentials;
+    for (what, certs) in [("certificate", &c.certificates), ("CA", &c.authorities)] {
+        for cert in certs {
+            writeln!(out, "{what} {}: {}, until {}", cert.source(), cert.name(), date(cert.not_after()))?;
+        }
+    }
+    for crl in &c.crls {
+        writeln!(out, "CRL {}", crl.source())?;
+    }
+    for own in &c.keys {
+        writeln!(out, "private key {}: {}", own.source, own.key.public().kind())?;
+    }
     if config.connections.is_empty() {
         writeln!(out, "no connections: the daemon would answer nobody")?;
     }
@@ -56,7 +70,17 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     writeln!(out, "connection {}: {} === {}", c.name, join(&c.local_addrs), join(&c.remote_addrs))?;
     let own = c.local.id.as_ref().map_or_else(|| "our address".to_string(), ToString::to_string);
     let peer = c.remote.id.as_ref().map_or_else(|| "any identity".to_string(), ToString::to_string);
-    writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?;
+    match (c.local.rules(), c.remote.rules()) {
+        (None, None) => writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?,
+        (ours, theirs) => {
+            let by = |rules: Option<&PubkeyRules>| {
+                rules.map_or("pre-shared key".to_string(), |rules| format!("signature ({rules})"))
+            };
+            let trusted = trusted(&c.remote);
+            let (ours, theirs) = (by(ours), by(theirs));
+            writeln!(out, "  we are {own} by {ours}, the peer must be {peer} by {theirs}{trusted}")?;
+        }
+    }
     writeln!(out, "  IKE proposals {}", join(&c.proposals))?;
     let rekey = if c.rekey_time.is_zero() {
         "never rekeyed".to_string()
@@ -89,6 +113,25 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     writeln!(out, "  ESP {encap}{unique}")?;
     write_paths(out, c)?;
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
+}
+
+/// Whom we believe about the peer.
+fn trusted(round: &AuthRound) -> String {
+    if round.rules().is_none() {
+        String::new()
+    } else if !round.pubkeys.is_empty() {
+        format!(", with one of {} raw public keys", round.pubkeys.len())
+    } else if !round.certs.is_empty() {
+        format!(", with the certificate {}", join(&names(&round.certs)))
+    } else if !round.cacerts.is_empty() {
+        format!(", of the CA {}", join(&names(&round.cacerts)))
+    } else {
+        ", of any CA that is loaded".to_string()
+    }
+}
+
+fn names(certs: &[Arc<Certificate>]) -> Vec<String> {
+    certs.iter().map(|cert| cert.name()).collect()
 }
 
 fn write_paths(out: &mut String, c: &Connection) -> fmt::Result {

@@ -57,6 +57,11 @@ impl Issues {
         self.files.get(file).map_or_else(String::new, |f| f.display().to_string())
     }
 
+    /// The folder of the first file.
+    pub(super) fn folder(&self) -> PathBuf {
+        self.files.first().and_then(|file| file.parent()).map_or_else(PathBuf::new, Path::to_path_buf)
+    }
+
     /// All mistakes, in the order of the files and their lines.
     pub(super) fn finish(mut self) -> Vec<ConfigError> {
         let mut list = std::mem::take(&mut self.list);

@@ -156,9 +156,11 @@ impl<'a> Fields<'a> {
 
 fn unknown(spec: &SectionSpec, name: &str, kind: &str, at: Pos, issues: &mut Issues) {
     if spec.what == schema::SECRET.what {
+        let names: Vec<String> =
+            spec.settings.iter().map(|(name, _)| format!("'{}'", name.trim_end_matches('*'))).collect();
         // Such a name may be the rest of a key that lacks its quotes, so it is not repeated.
         return issues
-            .push(at, format!("found an unknown {kind} in {}; expected 'id' or 'secret'", spec.what));
+            .push(at, format!("found an unknown {kind} in {}; expected {}", spec.what, names.join(" or ")));
     }
     // The same name of the other kind is a likelier slip than any misspelling.
     let (other, hint) = if kind == "option" {

@@ -6,6 +6,7 @@
 
 mod build;
 mod checks;
+mod credentials;
 mod describe;
 mod error;
 mod fields;
@@ -21,19 +22,25 @@ use std::path::Path;
 
 pub use error::ConfigError;
 pub use model::{
-    AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, PskSecret, StartAction,
-    TsPattern, Unique,
+    AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Method, PskSecret,
+    SendCert, StartAction, TsPattern, Unique,
 };
 
 pub use multipath::{DEFAULT_PREFERENCE, InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 
+use crate::credentials::UnixSeconds;
 use error::Issues;
 
-/// Reads a configuration and everything that it includes.
+/// Reads a configuration, everything that it includes, and the certificates and keys in the folders beside it.
 pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
+    load_at(path, None)
+}
+
+/// As [`load`]; with a time, certificates that a connection needs have to be valid then.
+pub fn load_at(path: &Path, now: Option<UnixSeconds>) -> Result<Config, Vec<ConfigError>> {
     let mut issues = Issues::default();
     let root = tree::read_file(path, &mut issues);
-    finish(&root, issues)
+    finish(&root, now, issues)
 }
 
 /// Reads a configuration from a text, which stands for the file `name`: errors carry that name, and `include`
@@ -41,11 +48,15 @@ pub fn load(path: &Path) -> Result<Config, Vec<ConfigError>> {
 pub fn parse_str(name: &str, text: &str) -> Result<Config, Vec<ConfigError>> {
     let mut issues = Issues::default();
     let root = tree::read_text(name, text, &mut issues);
-    finish(&root, issues)
+    finish(&root, None, issues)
 }
 
-fn finish(root: &tree::Section, mut issues: Issues) -> Result<Config, Vec<ConfigError>> {
-    let config = build::config(root, &mut issues);
+fn finish(
+    root: &tree::Section,
+    now: Option<UnixSeconds>,
+    mut issues: Issues,
+) -> Result<Config, Vec<ConfigError>> {
+    let config = build::config(root, now, &mut issues);
     if issues.is_empty() { Ok(config) } else { Err(issues.finish()) }
 }
 

@@ -2,13 +2,16 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::multipath::{MobikeX, Paths, ReturnRoutability};
+use crate::credentials::{Certificate, Credentials, PubkeyRules, Revocation};
 use mobikex_common::addr::Scheduler;
 use mobikex_common::crypto::Secret;
+use mobikex_common::crypto::signature::PublicKey;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
 use mobikex_common::sa::{CopyDscp, Mode, VolumeLimits};
 use mobikex_common::ts::TrafficSelector;
@@ -21,8 +24,11 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// Section `connections`, in the order of the file.
     pub connections: Vec<Connection>,
-    /// Section `secrets`.
+    /// Pre-shared keys of section `secrets`.
     pub secrets: Vec<PskSecret>,
+    /// Certificates and keys, from files.
+    #[serde(skip)]
+    pub credentials: Credentials,
 }
 
 impl Config {
@@ -163,12 +169,60 @@ pub enum DpdAction {
     Restart,
 }
 
-/// One side of the authentication; the method is the pre-shared key.
+/// How a side proves itself.
+#[derive(Clone, Debug, PartialEq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// By a pre-shared key.
+    #[default]
+    Psk,
+    /// By a signature, with a certificate or a raw public key.
+    Pubkey(PubkeyRules),
+}
+
+/// One side of the authentication.
 #[derive(Clone, Debug, PartialEq, Default, Serialize)]
 pub struct AuthRound {
-    /// The identity: ours to show (default: our address), or the peer's to demand (default: any).
+    /// The identity: ours to show (default: our address, or the subject of our certificate), or the peer's to demand
+    /// (default: any), which may be a pattern.
     #[serde(serialize_with = "optional_text")]
     pub id: Option<Identification>,
+    /// How.
+    pub method: Method,
+    /// Ours to choose from (default: those for the identity), or the only ones of the peer that are taken.
+    #[serde(serialize_with = "certificates")]
+    pub certs: Vec<Arc<Certificate>>,
+    /// The CAs of the peer (default: all that are trusted).
+    #[serde(serialize_with = "certificates")]
+    pub cacerts: Vec<Arc<Certificate>>,
+    /// Raw public keys: ours to choose from, or the only ones of the peer that are taken.
+    #[serde(serialize_with = "kinds")]
+    pub pubkeys: Vec<PublicKey>,
+    /// What is done about the peer's certificate if its revocation is not known.
+    pub revocation: Revocation,
+}
+
+impl AuthRound {
+    /// The rules for keys, where there are any.
+    pub fn rules(&self) -> Option<&PubkeyRules> {
+        match &self.method {
+            Method::Pubkey(rules) => Some(rules),
+            Method::Psk => None,
+        }
+    }
+}
+
+/// When certificates are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SendCert {
+    /// Always.
+    Always,
+    /// When the peer asks for them.
+    #[default]
+    IfAsked,
+    /// Never.
+    Never,
 }
 
 /// A pre-shared key. Its serialized form leaves the key out.
@@ -228,6 +282,10 @@ pub struct Connection {
     pub rand_time: Duration,
     /// Other IKE SAs between the same identities.
     pub unique: Unique,
+    /// When our certificate is sent.
+    pub send_cert: SendCert,
+    /// Ask for the peer's certificate.
+    pub send_certreq: bool,
     /// Our side.
     pub local: AuthRound,
     /// The peer's side.
@@ -259,6 +317,8 @@ impl Connection {
             over_time: rekey_time / 10,
             rand_time: rekey_time / 10,
             unique: Unique::default(),
+            send_cert: SendCert::default(),
+            send_certreq: true,
             local: AuthRound::default(),
             remote: AuthRound::default(),
             children: Vec::new(),
@@ -411,6 +471,14 @@ impl Serialize for TsPattern {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
+}
+
+fn certificates<S: Serializer>(certs: &[Arc<Certificate>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(certs.iter().map(AsRef::as_ref))
+}
+
+fn kinds<S: Serializer>(keys: &[PublicKey], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(keys.iter().map(|key| key.kind().to_string()))
 }
 
 fn texts<T: fmt::Display, S: Serializer>(items: &[T], serializer: S) -> Result<S::Ok, S::Error> {

@@ -86,8 +86,8 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("return_routability", Here),
         ("ppk_required", NO),
         ("reauth_time", ZERO),
-        ("send_cert", Only(&["never"])),
-        ("send_certreq", NO),
+        ("send_cert", Here),
+        ("send_certreq", Here),
         ("dpd_timeout", Absent),
         ("if_id_in", Absent),
         ("if_id_out", Absent),
@@ -126,19 +126,25 @@ pub(super) const AUTH: SectionSpec = SectionSpec {
     settings: &[
         ("auth", Here),
         ("id", Here),
+        ("cacerts", Here),
+        ("certs", Here),
+        ("pubkeys", Here),
+        ("revocation", Here),
         ("aaa_id", Absent),
         ("ca_id", Absent),
-        ("cacerts", Absent),
         ("cert_policy", Absent),
-        ("certs", Absent),
         ("eap_id", Absent),
         ("groups", Absent),
-        ("pubkeys", Absent),
-        ("revocation", Absent),
         ("round", Absent),
         ("xauth_id", Absent),
     ],
-    sections: &[("cert*", Absent), ("cacert*", Absent)],
+    sections: &[("cert*", Here), ("cacert*", Here)],
+};
+
+pub(super) const FILE: SectionSpec = SectionSpec {
+    what: "a section for a certificate",
+    settings: &[("file", Here), ("handle", Absent), ("slot", Absent), ("module", Absent)],
+    sections: &[],
 };
 
 pub(super) const CHILD: SectionSpec = SectionSpec {
@@ -200,13 +206,13 @@ pub(super) const SECRETS: SectionSpec = SectionSpec {
     sections: &[
         ("ike**", Here),
         ("eap*", Absent),
-        ("ecdsa*", Absent),
+        ("ecdsa*", Here),
         ("ntlm*", Absent),
-        ("pkcs12*", Absent),
-        ("pkcs8*", Absent),
+        ("pkcs12*", Here),
+        ("pkcs8*", Here),
         ("ppk*", Absent),
-        ("private*", Absent),
-        ("rsa*", Absent),
+        ("private*", Here),
+        ("rsa*", Here),
         ("token*", Absent),
         ("xauth*", Absent),
     ],
@@ -214,6 +220,10 @@ pub(super) const SECRETS: SectionSpec = SectionSpec {
 
 pub(super) const SECRET: SectionSpec =
     SectionSpec { what: "a secret", settings: &[("secret", Here), ("id*", Here)], sections: &[] };
+
+/// A password of a file. What an operator wrote in it is not repeated.
+pub(super) const FILE_SECRET: SectionSpec =
+    SectionSpec { what: SECRET.what, settings: &[("file", Here), ("secret", Here)], sections: &[] };
 
 /// How the section treats `name`, if it knows it.
 pub(super) fn support(names: &[(&str, Support)], name: &str) -> Option<Support> {

@@ -109,7 +109,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
 
 /// An identity; `None` for `%any`.
 pub(super) fn identity(text: &str) -> Result<Option<Identification>, String> {
-    const FORMS: &str = "an address, a host name, user@host, keyid:... or %any";
+    const FORMS: &str = "an address, a host name, user@host, keyid:..., a distinguished name or %any";
     if text == "%any" {
         return Ok(None);
     }
@@ -125,19 +125,22 @@ pub(super) fn identity(text: &str) -> Result<Option<Identification>, String> {
         let id = Identification { kind: IdType::KEY_ID, data: name.as_bytes().to_vec() };
         return if id.is_well_formed() { Ok(Some(id)) } else { Err(FORMS.to_string()) };
     }
-    for prefix in ["asn1dn:", "dn:", "{"] {
-        if text.starts_with(prefix) {
-            return Err(format!("{FORMS}; distinguished names are not available in this version"));
-        }
-    }
-    if text.contains('=') {
-        return Err(format!("{FORMS}; distinguished names are not available in this version"));
-    }
     if text.contains('*') {
-        return Err(format!("{FORMS}; patterns are not available in this version"));
+        return Err(format!("{FORMS}; patterns stand for peers only"));
     }
-    let name = ["ipv4:", "ipv6:", "dns:"].iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text);
+    let name = ["ipv4:", "ipv6:", "dns:", "dn:"].iter().find_map(|p| text.strip_prefix(p)).unwrap_or(text);
     name.parse().map(Some).map_err(|_| FORMS.to_string())
+}
+
+/// The identity of a peer, which may be a pattern; `None` for `%any`.
+pub(super) fn pattern(text: &str) -> Result<Option<Identification>, String> {
+    if !text.contains('*') {
+        return identity(text);
+    }
+    Identification::pattern(text).map(Some).map_err(|_| {
+        "an identity, or a pattern such as *.example.org, *@example.org or 'C=CH, O=Example, CN=*'"
+            .to_string()
+    })
 }
 
 /// A pre-shared key: `0x` hex, `0s` base64, or the text itself. The error never repeats it.
@@ -249,7 +252,7 @@ mod tests {
             assert_eq!(identity(text), Ok(Some(Identification { kind, data: data.to_vec() })), "{text}");
         }
         assert_eq!(identity("%any"), Ok(None));
-        for bad in ["", "C=CH, O=strongSwan, CN=moon", "*.example.org", "keyid:", "keyid:0x1", "two words"] {
+        for bad in ["", "XX=CH, O=strongSwan, CN=moon", "*.example.org", "keyid:", "keyid:0x1", "two words"] {
             assert!(identity(bad).is_err(), "{bad}");
         }
     }

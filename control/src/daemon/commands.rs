@@ -11,6 +11,7 @@ use tracing::warn;
 use super::control_socket::ClientId;
 use super::event_loop::Daemon;
 use super::operation::Operation;
+use crate::credentials::{certificates_data, certificates_text, unix_now};
 use crate::ike::{AddressAction, Command, CommandError};
 use crate::protocol::{AddressVerb, Reply, Request, Target};
 use crate::views::{PathTraffic, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
@@ -47,6 +48,10 @@ impl Daemon {
             }
             Request::Conns { json } => {
                 view(json, &|| connections_data(&self.config), &|| connections_text(&self.config))
+            }
+            Request::Certs { json } => {
+                let (loaded, now) = (&self.config.credentials, unix_now());
+                view(json, &|| certificates_data(loaded, now), &|| certificates_text(loaded, now))
             }
             Request::Stats { json } => {
                 let stats = self.stats();

@@ -27,6 +27,7 @@ use super::sockets::{IkeSockets, Received};
 use super::source_routes::SourceRoutes;
 use super::{DaemonError, Options, needs_raw_esp, rule_of};
 use crate::config::{self, Config, StartAction};
+use crate::credentials;
 use crate::ike::{ChildEvent, Command, Endpoint, Event, LocalAddress, Output};
 use crate::logging::LogTap;
 use crate::protocol::Reply;
@@ -155,6 +156,7 @@ impl Daemon {
 
     /// Runs until told to end, then takes leave of the peers.
     pub(super) fn run(mut self) -> Result<(), DaemonError> {
+        self.tell_time();
         self.look_at_network();
         self.endpoint.start_connections(Instant::now());
         self.carry_out(Instant::now());
@@ -181,6 +183,8 @@ impl Daemon {
             {
                 return Err(DaemonError::System("cannot poll", error));
             }
+            // The machine's clock may have been set while nothing happened.
+            self.tell_time();
             let mut ready = std::mem::take(&mut unfinished);
             let (mut signalled, mut accept, mut network, mut unreachable) = (false, false, false, false);
             let mut upcalls = std::mem::take(&mut more_upcalls);
@@ -246,6 +250,10 @@ impl Daemon {
                 return Ok(());
             }
         }
+    }
+
+    fn tell_time(&mut self) {
+        self.endpoint.set_clock(Instant::now(), credentials::unix_now());
     }
 
     fn pause(&self) -> Option<Duration> {

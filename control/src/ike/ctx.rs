@@ -18,6 +18,7 @@ use super::notices::Notices;
 use super::output::{Event, Output};
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
+use crate::credentials::UnixSeconds;
 
 /// Numbers for new things.
 #[derive(Default, Debug)]
@@ -70,6 +71,8 @@ pub(super) enum Effect {
 /// The part of [`super::Endpoint`] that SAs share.
 pub(super) struct Ctx<'a> {
     pub(super) now: Instant,
+    /// The machine's clock, if it is known: certificates have their validity in it.
+    pub(super) unix: Option<UnixSeconds>,
     pub(super) config: &'a Config,
     /// Those of `config`, to share without copying.
     pub(super) connections: &'a [Arc<Connection>],

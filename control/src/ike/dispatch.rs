@@ -283,7 +283,13 @@ mod tests {
     /// Before both AUTHs are verified, nothing but the handshake itself is handled, whatever the exchange.
     #[test]
     fn b1_b6_every_exchange_in_every_state() {
-        let handshake = || Handshake { ni: vec![], nr: vec![], request: vec![], response: vec![] };
+        let handshake = || Handshake {
+            ni: vec![],
+            nr: vec![],
+            request: vec![],
+            response: vec![],
+            wishes: Default::default(),
+        };
         let half_open = State::HalfOpen(handshake());
         let auth_sent = State::AuthSent(crate::ike::sa::AuthSent {
             handshake: handshake(),

@@ -10,12 +10,13 @@ use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
-use super::auth::{SignedOctets, find_secret, same_id, sign_psk, verify_psk};
+use super::auth::SignedOctets;
 use super::create_child::request_payloads;
 use super::crypt::Protected;
 use super::ctx::{Ctx, Effect, nat_hash};
 use super::error::IkeError;
 use super::keys::SkeySeed;
+use super::prove::{self, Parties, Wishes};
 use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify, notify};
 use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, State, Task};
@@ -68,6 +69,7 @@ impl IkeSa {
         if self.conn.nat_traversal {
             payloads.extend(self.nat_detection(path.local, path.remote));
         }
+        payloads.extend(prove::announce(std::iter::once(&self.conn)));
         payloads
     }
 
@@ -246,11 +248,14 @@ impl IkeSa {
         let nr = rules::nonce(payloads).ok_or_else(|| rule("no nonce"))?.clone();
         let shared = init.ke.agree(public)?;
         let ni = init.ni.clone();
+        let mut wishes = Wishes::default();
+        wishes.read(payloads);
         let handshake = Handshake {
             ni: ni.clone(),
             nr: nr.clone(),
             request: init.request.clone(),
             response: datagram.to_vec(),
+            wishes,
         };
         let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared)
             .expand(ctx, suite, &ni, &nr, self.spi_i, self.spi_r)?;
@@ -276,25 +281,28 @@ impl IkeSa {
         self.send_auth(ctx, handshake)
     }
 
-    fn own_id(&self) -> Identification {
-        self.conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(self.local.ip()))
-    }
-
     fn send_auth(&mut self, ctx: &mut Ctx<'_>, handshake: Handshake) -> Result<(), IkeError> {
-        let local_id = self.own_id();
-        let expected = self.conn.remote.id.clone();
+        let local_id = prove::own_id(&self.conn, self.local.ip());
+        // A pattern names nobody.
+        let expected = self.conn.remote.id.clone().filter(|id| !id.is_pattern());
         let remote_id = expected.clone().unwrap_or_else(|| Identification::from_ip(self.remote.ip()));
-        let secret = find_secret(&ctx.config.secrets, &local_id, &remote_id).ok_or_else(|| {
-            IkeError::Authentication(format!("no shared key is configured for '{local_id}' - '{remote_id}'"))
-        })?;
         let keys = self.keys()?;
         let octets =
             SignedOctets { message: &handshake.request, nonce: &handshake.nr, id: &local_id, sk_p: &keys.pi };
-        let auth = sign_psk(keys.prf, &secret.secret, &octets);
+        let parties = Parties {
+            conn: &self.conn,
+            keys,
+            wishes: &handshake.wishes,
+            local: &local_id,
+            remote: &remote_id,
+        };
+        let (certs, auth) = parties.prove(ctx, &octets)?;
         let mut payloads = vec![Payload::IdI(local_id.clone())];
+        payloads.extend(certs);
         if self.first_contact {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
         }
+        payloads.extend(prove::ask(&ctx.config.credentials, std::iter::once(&self.conn)));
         payloads.extend(expected.map(Payload::IdR));
         payloads.push(Payload::Auth(auth));
         let first = self.wanted.pop_front();
@@ -386,27 +394,22 @@ impl IkeSa {
         let State::AuthSent(sent) = &self.state else {
             return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the response was not expected" });
         };
-        let auth = rules::auth(payloads);
-        if let (None, Some(error)) = (auth, error_notify(payloads)) {
+        if let (None, Some(error)) = (rules::auth(payloads), error_notify(payloads)) {
             return Err(IkeError::Notified(error.kind));
         }
         rules::check(ExchangeType::IKE_AUTH, true, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
-        let auth = auth.ok_or_else(|| rule("no AUTH"))?;
         let id = rules::id_r(payloads).ok_or_else(|| rule("no IDr"))?;
-        if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !same_id(want, id)) {
+        if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !want.allows(id)) {
             return Err(IkeError::Authentication(format!(
                 "the peer is '{id}', the connection expects '{expected}'"
             )));
         }
-        let secret = find_secret(&ctx.config.secrets, &sent.local_id, id).ok_or_else(|| {
-            IkeError::Authentication(format!("no shared key is configured for '{}' - '{id}'", sent.local_id))
-        })?;
         let keys = self.keys()?;
         let octets =
             SignedOctets { message: &sent.handshake.response, nonce: &sent.handshake.ni, id, sk_p: &keys.pr };
-        let peer = verify_psk(keys.prf, &secret.secret, &octets, auth)?;
-        info!(target: "IKE", "authentication of '{id}' with pre-shared key successful");
-        Ok(peer)
+        let wishes = &sent.handshake.wishes;
+        let parties = Parties { conn: &self.conn, keys, wishes, local: &sent.local_id, remote: id };
+        parties.verify(ctx, &octets, payloads)
     }
 }

@@ -32,6 +32,7 @@ mod pace;
 mod path_rate;
 mod path_table;
 mod path_test;
+mod prove;
 mod rekey_ike;
 mod responder;
 mod roles;
@@ -41,6 +42,7 @@ mod rules;
 mod sa;
 mod select;
 mod sets;
+mod signature;
 mod starts;
 #[cfg(test)]
 mod testing;

@@ -7,21 +7,22 @@ use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{
-    AuthPayload, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
+    AuthMethod, AuthPayload, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
 };
 use tracing::info;
 
-use super::auth::{AuthenticatedPeer, SignedOctets, find_secret, same_id, sign_psk, verify_psk};
+use super::auth::{AuthenticatedPeer, SignedOctets};
 use super::crypt::{self, Envelope, Protected};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::keys::SkeySeed;
 use super::mobility::Mobility;
+use super::prove::{self, Parties, Wishes};
 use super::roles::OriginalInitiator;
 use super::rules::{self, notify};
 use super::sa::{Gone, Handshake, IkeSa, State};
 use super::select;
-use crate::config::Connection;
+use crate::config::{Connection, Method};
 
 /// Both sides' lists, and where they part.
 fn explain_refusal(candidates: &[Arc<Connection>], theirs: &[Proposal], remote: SocketAddr) {
@@ -44,8 +45,12 @@ struct Verified {
     conn: Arc<Connection>,
     local_id: Identification,
     peer: AuthenticatedPeer,
+    certs: Vec<Payload>,
     auth: AuthPayload,
 }
+
+/// The most connections with which an initiator's signature is tried.
+const MAX_CANDIDATES: usize = 8;
 
 impl IkeSa {
     /// Answers a first request that has passed the cookie check. `candidates` are the connections that fit the
@@ -85,8 +90,17 @@ impl IkeSa {
         let shared = ke.agree(public)?;
         let nr = ctx.nonce();
         let spi_r = IkeSpi::random(ctx.rng);
-        let handshake =
-            Handshake { ni: ni.clone(), nr: nr.clone(), request: datagram.to_vec(), response: Vec::new() };
+        let mut wishes = Wishes::default();
+        wishes.read(payloads);
+        // Only who has announced hashes hears of ours (RFC 7427 4).
+        let hashes = wishes.hashes.is_some().then(|| prove::announce(candidates.iter())).flatten();
+        let handshake = Handshake {
+            ni: ni.clone(),
+            nr: nr.clone(),
+            request: datagram.to_vec(),
+            response: Vec::new(),
+            wishes,
+        };
         let mut sa = Self::new(
             ctx,
             conn.clone(),
@@ -112,6 +126,8 @@ impl IkeSa {
         if supports_nat {
             answer.extend(sa.nat_detection(addresses.0, addresses.1));
         }
+        answer.extend(prove::ask(&ctx.config.credentials, candidates.iter()));
+        answer.extend(hashes);
         if ctx.notices.allow(ctx.now) {
             info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
             info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
@@ -181,15 +197,14 @@ impl IkeSa {
         let wanted = rules::id_r(payloads);
         let auth = rules::auth(payloads).ok_or_else(|| rule("no AUTH"))?;
         let suite = self.suite.ok_or(IkeError::NotProtected)?;
-        let own = |conn: &Connection| {
-            conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(self.local.ip()))
-        };
+        let own = |conn: &Connection| prove::own_id(conn, self.local.ip());
+        let by_psk = auth.method == AuthMethod::SHARED_KEY_MIC;
         // The suite is settled; a connection that would not have allowed it is no candidate any more.
         let fits = |conn: &Connection| {
             conn.accepts(self.local.ip(), self.remote.ip())
                 && (conn.nat_traversal || !self.nat_t)
-                && conn.remote.id.as_ref().is_none_or(|want| same_id(want, id))
-                && wanted.is_none_or(|want| same_id(want, &own(conn)))
+                && conn.remote.id.as_ref().is_none_or(|want| want.allows(id))
+                && wanted.is_none_or(|want| want.same(&own(conn)))
                 && conn.proposals.iter().any(|p| {
                     p.ciphers.contains(&suite.cipher)
                         && suite.integrity.is_none_or(|i| p.integrity.contains(&i))
@@ -198,20 +213,46 @@ impl IkeSa {
                 })
         };
         let mut fitting: Vec<_> = ctx.connections.iter().filter(|c| fits(c)).collect();
-        // One that names the peer beats one that takes anybody.
-        fitting.sort_by_key(|c| c.remote.id.is_none());
-        let conn = fitting.first().ok_or_else(|| {
+        // One that names the peer beats one that has a pattern for it beats one that takes anybody. Those that expect the
+        // peer's method come first; if there are none, the first of the others says what is wrong.
+        fitting.sort_by_key(|c| {
+            let other_method = (c.remote.method == Method::Psk) != by_psk;
+            (other_method, c.remote.id.as_ref().map_or(2, |id| u8::from(id.is_pattern())))
+        });
+        if fitting.is_empty() {
             let wanted = wanted.map_or("%any".to_string(), ToString::to_string);
-            IkeError::Authentication(format!("no connection expects '{id}' asking for '{wanted}'"))
-        })?;
-        let local_id = own(conn);
-        let secret = find_secret(&ctx.config.secrets, &local_id, id).ok_or_else(|| {
-            IkeError::Authentication(format!("no shared key is configured for '{local_id}' - '{id}'"))
-        })?;
+            let reason = format!("no connection expects '{id}' asking for '{wanted}'");
+            return Err(IkeError::Authentication(reason));
+        }
+        // The connections may differ in what they trust, so more than one may have to be tried; a MAC is tried once.
+        let limit = if by_psk { 1 } else { MAX_CANDIDATES };
+        let mut refusal = None;
+        for conn in fitting.into_iter().take(limit) {
+            match self.verify_for(ctx, conn, (own(conn), id), handshake, payloads) {
+                Ok(verified) => return Ok(verified),
+                Err(error) => {
+                    refusal.get_or_insert(error);
+                }
+            }
+        }
+        Err(refusal.unwrap_or(IkeError::NotProtected))
+    }
+
+    /// Checks the initiator's proof as one connection wants it, and only then makes our own.
+    fn verify_for(
+        &self,
+        ctx: &Ctx<'_>,
+        conn: &Arc<Connection>,
+        (local_id, id): (Identification, &Identification),
+        handshake: &Handshake,
+        payloads: &[Payload],
+    ) -> Result<Verified, IkeError> {
         let keys = self.keys()?;
+        let mut wishes = handshake.wishes.clone();
+        wishes.read(payloads);
+        let parties = Parties { conn, keys, wishes: &wishes, local: &local_id, remote: id };
         let octets = SignedOctets { message: &handshake.request, nonce: &handshake.nr, id, sk_p: &keys.pi };
-        let peer = verify_psk(keys.prf, &secret.secret, &octets, auth)?;
-        info!(target: "IKE", "authentication of '{id}' with pre-shared key successful");
+        let peer = parties.verify(ctx, &octets, payloads)?;
         // Only now is our own secret put to use.
         let octets = SignedOctets {
             message: &handshake.response,
@@ -219,8 +260,8 @@ impl IkeSa {
             id: &local_id,
             sk_p: &keys.pr,
         };
-        let auth = sign_psk(keys.prf, &secret.secret, &octets);
-        Ok(Verified { conn: Arc::clone(conn), local_id, peer, auth })
+        let (certs, auth) = parties.prove(ctx, &octets)?;
+        Ok(Verified { conn: Arc::clone(conn), local_id, peer, certs, auth })
     }
 
     fn accept(
@@ -229,7 +270,7 @@ impl IkeSa {
         payloads: &[Payload],
         verified: Verified,
     ) -> Result<(), IkeError> {
-        let Verified { conn, local_id, peer, auth } = verified;
+        let Verified { conn, local_id, peer, certs, auth } = verified;
         let State::HalfOpen(handshake) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
         else {
             return Ok(());
@@ -239,7 +280,9 @@ impl IkeSa {
         self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
         let mobility = self.answer_mobility(ctx, payloads)?;
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
-        let mut answer = vec![Payload::IdR(local_id), Payload::Auth(auth)];
+        let mut answer = vec![Payload::IdR(local_id)];
+        answer.extend(certs);
+        answer.push(Payload::Auth(auth));
         answer.extend(mobility);
         answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)

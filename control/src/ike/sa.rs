@@ -28,6 +28,7 @@ use super::mobike::Update;
 use super::mobike_x::{Actions, Request};
 use super::mobility::{Mobility, cookie};
 use super::output::{Event, IkeSaView};
+use super::prove::Wishes;
 use super::roles::OriginalInitiator;
 use super::rules;
 use super::sets::Check;
@@ -74,6 +75,8 @@ pub(super) struct Handshake {
     pub(super) nr: Vec<u8>,
     pub(super) request: Vec<u8>,
     pub(super) response: Vec<u8>,
+    /// What the peer said there about signatures and certificates.
+    pub(super) wishes: Wishes,
 }
 
 pub(super) struct InitSent {

@@ -67,7 +67,7 @@ pub(super) fn verdicts(answer: &[Payload]) -> Vec<(NotifyType, Option<u16>)> {
 /// The configuration of one end: a tunnel with a pre-shared key.
 pub(super) fn config(me: usize) -> Config {
     let ids = ["a.example", "b.example"];
-    let round = |i: usize| AuthRound { id: Some(ids[i].parse().unwrap()) };
+    let round = |i: usize| AuthRound { id: Some(ids[i].parse().unwrap()), ..AuthRound::default() };
     let nets = ["10.1.0.0/16", "10.2.0.0/16"].map(|net| vec![TsPattern::Fixed(net.parse().unwrap())]);
     let child = Child { local_ts: nets[me].clone(), remote_ts: nets[1 - me].clone(), ..Child::new("net") };
     let connection = Connection {

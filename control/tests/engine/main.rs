@@ -5,6 +5,12 @@
 
 #![allow(clippy::unwrap_used)] // A test that cannot go on should say where.
 
+#[cfg(feature = "aws-lc")]
+mod certificates;
+#[cfg(feature = "aws-lc")]
+mod chains;
+#[cfg(feature = "aws-lc")]
+mod made;
 mod pair;
 #[allow(dead_code)] // What only the tests of mobility need.
 #[path = "../mobility/world.rs"]

@@ -143,7 +143,7 @@ pub fn config(me: usize) -> Config {
     let ids = ["a.example", "b.example"];
     let nets = ["10.1.0.0/16", "10.2.0.0/16"];
     let ts = |text: &str| mobikex::config::TsPattern::Fixed(text.parse().unwrap());
-    let round = |i: usize| AuthRound { id: Some(ids[i].parse().unwrap()) };
+    let round = |i: usize| AuthRound { id: Some(ids[i].parse().unwrap()), ..AuthRound::default() };
     let child =
         Child { local_ts: vec![ts(nets[me])], remote_ts: vec![ts(nets[1 - me])], ..Child::new("net") };
     let remote =

@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-use super::IdType;
+use super::{IdType, dn};
 
 /// Longest identity that we take, in octets.
 const MAX_LEN: usize = 2048;
@@ -37,6 +37,64 @@ impl Identification {
             _ => (1..=MAX_LEN).contains(&self.data.len()),
         }
     }
+
+    /// Whether both name the same: host names and mail addresses without regard to ASCII case, distinguished names as
+    /// RFC 5280 7.1 compares them, everything else octet by octet.
+    pub fn same(&self, other: &Self) -> bool {
+        self.kind == other.kind
+            && match self.kind {
+                IdType::FQDN | IdType::RFC822_ADDR => self.data.eq_ignore_ascii_case(&other.data),
+                IdType::DER_ASN1_DN => dn::same(&self.data, &other.data, false),
+                _ => self.data == other.data,
+            }
+    }
+
+    /// Octets that identities have in common if they are the [`same`](Self::same): a key to look them up by.
+    pub fn key(&self) -> Vec<u8> {
+        match self.kind {
+            IdType::FQDN | IdType::RFC822_ADDR => self.data.to_ascii_lowercase(),
+            IdType::DER_ASN1_DN => dn::key(&self.data),
+            _ => self.data.clone(),
+        }
+    }
+
+    /// Whether `id` is what this pattern of an operator allows: `*.example.org`, `*@example.org`, a distinguished name
+    /// with `*` for the value of an attribute, or else one identity.
+    pub fn allows(&self, id: &Self) -> bool {
+        match (self.kind, self.data.strip_prefix(b"*")) {
+            (IdType::FQDN | IdType::RFC822_ADDR, Some(end)) => {
+                let head = id.data.len().checked_sub(end.len());
+                self.kind == id.kind
+                    && head.is_some_and(|head| head > 0 && id.data[head..].eq_ignore_ascii_case(end))
+            }
+            (IdType::DER_ASN1_DN, _) => id.kind == self.kind && dn::same(&self.data, &id.data, true),
+            _ => self.same(id),
+        }
+    }
+
+    /// Whether it stands for many, see [`Self::allows`].
+    pub fn is_pattern(&self) -> bool {
+        match self.kind {
+            IdType::FQDN | IdType::RFC822_ADDR => self.data.starts_with(b"*"),
+            IdType::DER_ASN1_DN => dn::is_pattern(&self.data),
+            _ => false,
+        }
+    }
+
+    /// A pattern as an operator writes it, or one identity.
+    ///
+    /// # Errors
+    /// When it is neither.
+    pub fn pattern(text: &str) -> Result<Self, String> {
+        let kind = if text.contains('@') { IdType::RFC822_ADDR } else { IdType::FQDN };
+        match text.strip_prefix('*') {
+            // What follows must be a name by itself, with no further pattern in it.
+            Some(end) if end.starts_with(['.', '@']) && format!("x{end}").parse::<Self>().is_ok() => {
+                Ok(Self { kind, data: text.as_bytes().to_vec() })
+            }
+            _ => text.parse(),
+        }
+    }
 }
 
 /// The prefixes that name a type, the one that we print first (ID types as swanctl names them).
@@ -54,8 +112,9 @@ const PREFIXES: [(&str, IdType); 8] = [
 impl FromStr for Identification {
     type Err = String;
 
-    /// An address, `user@host`, `host` or `@host` (FQDN), `@@user@host`, `@#HEX` (key ID), or the type by a prefix:
-    /// `fqdn:`, `email:`, `keyid:`, `asn1dn:`, `ipv4:`, `ipv6:`, before text or `0x` and hex.
+    /// An address, `user@host`, `host` or `@host` (FQDN), `@@user@host`, `@#HEX` (key ID), `C=CH, CN=host` (distinguished
+    /// name), or the type by a prefix: `fqdn:`, `email:`, `keyid:`, `asn1dn:`, `ipv4:`, `ipv6:`, before text or `0x` and
+    /// hex.
     fn from_str(text: &str) -> Result<Self, String> {
         let unusable = || format!("'{text}' is not an identity (an address, a host name or user@host)");
         if let Some(addr) = text.strip_prefix("ipv4:").or_else(|| text.strip_prefix("ipv6:")) {
@@ -77,6 +136,15 @@ impl FromStr for Identification {
             && let Some(hex) = rest.strip_prefix("0x")
         {
             return from_hex(kind, hex, text);
+        }
+        let dn = match named {
+            Some((IdType::DER_ASN1_DN, rest)) => Some(rest),
+            None if text.contains('=') && !text.starts_with('@') => Some(text),
+            _ => None,
+        };
+        if let Some(name) = dn {
+            let data = dn::parse(name).filter(|data| data.len() <= MAX_LEN).ok_or_else(unusable)?;
+            return Ok(Self { kind: IdType::DER_ASN1_DN, data });
         }
         let (kind, name) = match (named, text.strip_prefix("@@"), text.strip_prefix('@')) {
             (Some((kind, rest)), ..) => (kind, rest),
@@ -120,6 +188,11 @@ impl fmt::Display for Identification {
         }
         if let (IdType::IPV6_ADDR, Ok(octets)) = (self.kind, <[u8; 16]>::try_from(&*self.data)) {
             return write!(f, "{}", Ipv6Addr::from(octets));
+        }
+        if let (IdType::DER_ASN1_DN, Some(text)) = (self.kind, dn::show(&self.data))
+            && text.parse().is_ok_and(|id: Self| id.same(self))
+        {
+            return f.write_str(&text);
         }
         let prefix = PREFIXES.iter().find(|(_, kind)| *kind == self.kind).map(|(prefix, _)| *prefix);
         let names_self = |text: &str| text.parse().is_ok_and(|id: Self| id == *self);
@@ -170,6 +243,8 @@ mod tests {
         assert_eq!(id("keyid:0x00ff"), (IdType::KEY_ID, vec![0, 255]));
         assert_eq!(id("@#00FF"), id("keyid:0x00ff"));
         assert_eq!(id("keyid:branch 7"), (IdType::KEY_ID, b"branch 7".to_vec()));
+        assert_eq!(id("C=CH, CN=moon").0, IdType::DER_ASN1_DN);
+        assert_eq!(id("asn1dn:C=CH, CN=moon"), id("/C=CH/CN=moon"));
         for bad in [
             "",
             "@",
@@ -177,7 +252,8 @@ mod tests {
             "%any",
             "two words",
             "*.example.org",
-            "C=CH, CN=moon",
+            "XY=CH, CN=moon",
+            "CN=",
             "keyid:",
             "keyid:0x",
             "keyid:0x1",
@@ -185,10 +261,38 @@ mod tests {
             "@#zz",
             "ipv4:::1",
             "ipv6:192.0.2.1",
-            "asn1dn:C=CH",
+            "asn1dn:moon",
             "fqdn:",
         ] {
             assert!(bad.parse::<Identification>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn b9_identities_compare_by_type_and_whole_value() {
+        let id = |text: &str| text.parse::<Identification>().unwrap();
+        assert!(id("A.Example").same(&id("a.example")));
+        assert!(!id("a.example").same(&id("a.example.org")));
+        assert!(!id("192.0.2.1").same(&Identification { kind: IdType::FQDN, data: vec![192, 0, 2, 1] }));
+        assert!(!id("keyid:0x61").same(&id("keyid:0x41")));
+        assert!(id("C=CH, CN=Moon").same(&id("C=ch, CN=moon")) && !id("C=CH, CN=moon").same(&id("CN=moon")));
+    }
+
+    #[test]
+    fn patterns_fit_whole_labels_and_only_their_type() {
+        let allows = |pattern: &str, name: &str| {
+            Identification::pattern(pattern).unwrap().allows(&name.parse().unwrap())
+        };
+        assert!(allows("*.example.org", "a.b.Example.ORG") && allows("*@example.org", "carol@example.org"));
+        assert!(!allows("*.example.org", "badexample.org") && !allows("*.example.org", ".example.org"));
+        assert!(!allows("*.example.org", "carol@a.example.org") && !allows("*@example.org", "a.example.org"));
+        assert!(allows("C=CH, CN=*", "C=CH, CN=carol") && !allows("C=CH, CN=*", "C=AT, CN=carol"));
+        assert!(allows("a.example", "A.example") && !allows("a.example", "b.example"));
+        // What a peer sends is never a pattern.
+        let star = Identification { kind: IdType::FQDN, data: b"*.example.org".to_vec() };
+        assert!(!star.same(&"a.example.org".parse().unwrap()) && star.is_pattern());
+        for bad in ["*", "**.example.org", "a.*.example.org", "*example.org", "*.", "*.a b"] {
+            assert!(Identification::pattern(bad).is_err(), "{bad}");
         }
     }
 

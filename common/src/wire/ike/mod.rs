@@ -1,5 +1,6 @@
 //! IKEv2 messages (RFC 7296 section 3): header, payload chain, payloads.
 
+mod dn;
 mod header;
 mod id;
 mod payload;

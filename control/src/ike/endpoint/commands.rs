@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mobikex_common::sa::ChildSaId;
+use mobikex_common::wire::ike::Identification;
 
 use super::Endpoint;
 use crate::config::{Connection, StartAction};
-use crate::ike::auth::same_id;
 use crate::ike::ctx::Ctx;
 use crate::ike::mobike_x::{Request, Scope, Wish};
 use crate::ike::sa::{Gone, IkeSa, Task};
@@ -182,10 +182,14 @@ impl Endpoint {
         if pairs.is_empty() {
             return Err(no_address("there is no route to the peer"));
         }
-        let same = |sa: &IkeSa, want| sa.peer().is_some_and(|peer| same_id(want, peer.id()));
         let there = |sa: &IkeSa| sa.peer().is_some() && sa.remote.ip() == remote;
+        let theirs = |want: &Identification, sa: &IkeSa| sa.peer().is_some_and(|peer| want.allows(peer.id()));
         let known = self.sas.sending_to(remote).any(there)
-            || conn.remote.id.as_ref().is_some_and(|id| self.sas.of_peer(id).any(|sa| same(sa, id)));
+            || match &conn.remote.id {
+                Some(want) if want.is_pattern() => self.sas.iter().any(|sa| theirs(want, sa)),
+                Some(want) => self.sas.of_peer(want).any(|sa| theirs(want, sa)),
+                None => false,
+            };
         let first_contact = !known;
         let (started, effects) =
             self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));

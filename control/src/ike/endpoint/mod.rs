@@ -22,7 +22,7 @@ use serde::Serialize;
 use tracing::info;
 
 use crate::config::{Config, Connection, StartAction};
-use crate::ike::auth::same_id;
+use crate::credentials::UnixSeconds;
 use crate::ike::child::ChildSa;
 use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
@@ -107,6 +107,8 @@ pub struct Endpoint {
     saves_keys: bool,
     refusals: BTreeMap<NotifyType, u64>,
     pub(super) complaints: Complaints,
+    /// A moment and what the machine's clock showed then.
+    clock: Option<(Instant, UnixSeconds)>,
 }
 
 impl Endpoint {
@@ -134,9 +136,16 @@ impl Endpoint {
             saves_keys: false,
             refusals: BTreeMap::new(),
             complaints: Complaints::default(),
+            clock: None,
         };
         endpoint.install_traps();
         endpoint
+    }
+
+    /// Tells what the machine's clock shows at `now`, in seconds since 1970. Without it no certificate is taken; it may be
+    /// told anew whenever the clock may have been set.
+    pub fn set_clock(&mut self, now: Instant, unix: UnixSeconds) {
+        self.clock = Some((now, unix));
     }
 
     /// From now on the keys that open the messages of IKE SAs leave the engine, as [`Output::SaveKeys`].
@@ -315,8 +324,10 @@ impl Endpoint {
     }
 
     fn with_ctx<R>(&mut self, now: Instant, work: impl FnOnce(&mut Ctx<'_>) -> R) -> (R, Vec<Effect>) {
+        let unix = self.clock.map(|(at, unix)| unix + now.saturating_duration_since(at).as_secs());
         let mut ctx = Ctx {
             now,
+            unix,
             config: &self.config,
             connections: &self.connections,
             rng: &mut self.rng,
@@ -456,8 +467,8 @@ impl Endpoint {
             .sas
             .of_peer(peer)
             .filter(|sa| sa.id != keep && sa.rekeyed_by.is_none() && settled(sa))
-            .filter(|sa| sa.peer().is_some_and(|p| same_id(p.id(), peer)))
-            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| same_id(id, local)))
+            .filter(|sa| sa.peer().is_some_and(|p| p.id().same(peer)))
+            .filter(|sa| sa.local_id.as_ref().is_some_and(|id| id.same(local)))
             .map(|sa| sa.id)
             .collect();
         for id in stale {

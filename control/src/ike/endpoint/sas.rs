@@ -77,11 +77,6 @@ impl<K: Hash + Eq> Groups<K> {
     }
 }
 
-/// Identities that `same_id` takes for one have one of these.
-fn peer_key(id: &Identification) -> Vec<u8> {
-    id.data.to_ascii_lowercase()
-}
-
 impl Sas {
     /// Takes up an SA, or takes one back that was at work.
     pub(in crate::ike) fn put(&mut self, sa: Box<IkeSa>) {
@@ -130,7 +125,7 @@ impl Sas {
             self.by_connection.add(sa.conn.name.clone(), id);
             was.connection = Some(sa.conn.clone());
         }
-        let peer = sa.peer().map(|peer| peer_key(peer.id()));
+        let peer = sa.peer().map(|peer| peer.id().key());
         if peer != was.peer {
             was.peer.iter().for_each(|peer| self.by_peer.remove(peer, id));
             peer.iter().for_each(|peer| self.by_peer.add(peer.clone(), id));
@@ -244,7 +239,7 @@ impl Sas {
         &'a self,
         id: &Identification,
     ) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
-        self.group(self.by_peer.0.get(&peer_key(id)))
+        self.group(self.by_peer.0.get(&id.key()))
     }
 
     /// Those that send anything to this address, oldest first.
@@ -281,7 +276,7 @@ impl Sas {
             });
             groups
         };
-        let peers = all.iter().filter_map(|sa| Some((peer_key(sa.peer()?.id()), sa.id)));
+        let peers = all.iter().filter_map(|sa| Some((sa.peer()?.id().key(), sa.id)));
         assert_eq!(self.by_peer.0, group(peers.collect()));
         let connections = all.iter().map(|sa| (sa.conn.name.clone().into_bytes(), sa.id));
         let known = self.by_connection.0.iter().map(|(name, ids)| (name.clone().into_bytes(), ids.clone()));
