@@ -261,6 +261,16 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "",
             "t.conf:2:1: found unknown section 'encap' in a connection; 'encap' is an option: write 'encap = ...'",
         ),
+        (
+            "local { auth = eap-tls }",
+            "",
+            "t.conf:2:16: found 'eap-tls' for 'auth'; expected psk, pubkey, rsa, ecdsa or ed25519, with lengths and hashes such as rsa-2048-sha256 or rsa/pss-sha384; EAP is not available in this version",
+        ),
+        (
+            "local { certs = x.pem }",
+            "",
+            "t.conf:2:17: found 'certs' beside 'auth = psk', which has no use for it",
+        ),
         ("encap = maybe", "", "t.conf:2:9: found 'maybe' for 'encap'; expected yes or no"),
         ("encap =", "", "t.conf:2:8: found no value for option 'encap'; expected one"),
         (
@@ -373,14 +383,24 @@ fn mistakes_in_values_say_where_and_what_instead() {
     }
 }
 
+/// A build that cannot sign says so where it is asked to.
+#[cfg(not(feature = "aws-lc"))]
+#[test]
+fn signatures_that_are_not_built_in_are_refused_with_their_line() {
+    for auth in ["auth = pubkey", "id = x"] {
+        let found = errors(&with("", "").replacen("auth = psk", auth, 1));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("t.conf:3:") && found[0].contains("psk"), "{found:?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_named() {
     assert_eq!(
-        errors("connections {\n c {\n remote { id = x }\n }\n}\n"),
+        errors("connections {\n c {\n remote { auth = psk  id = x }\n }\n}\n"),
         [
             "t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'",
             "t.conf:2:2: connection 'c' has no children; expected 'children { NAME { ... } }'",
-            "t.conf:3:2: section 'remote' has no 'auth', which means pubkey in swanctl.conf; expected 'auth = psk'",
         ]
     );
     let other = with("", "").replace("remote { auth = psk }", "remote { auth = psk  id = b }");

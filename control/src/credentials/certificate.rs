@@ -57,7 +57,11 @@ impl Certificate {
         let tbs = parsed.tbs_certificate();
         let name = |name: &x509_cert::name::Name| {
             let data = name.to_der().map_err(malformed)?;
-            Ok::<_, CertificateError>(Identification { kind: IdType::DER_ASN1_DN, data })
+            let id = Identification { kind: IdType::DER_ASN1_DN, data };
+            if !id.is_well_formed() {
+                return Err(CertificateError::Malformed("a name is too long, or empty".to_string()));
+            }
+            Ok(id)
         };
         let spki = tbs.subject_public_key_info();
         let alternatives = extension::<SubjectAltName>(tbs)?.map_or_else(Vec::new, |names| names.0);

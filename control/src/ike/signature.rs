@@ -161,7 +161,13 @@ pub(super) fn choose(
                 None if rules.wants_pss(key) => {
                     Err("the peer takes no RSASSA-PSS with our hashes".to_string())
                 }
-                None => Ok((AuthMethod::RSA_SIGNATURE, Scheme::RsaPkcs1(Hash::Sha256))),
+                // What a peer of that age expects (RFC 7296 3.8), unless the operator has said otherwise.
+                None => {
+                    let old = Scheme::RsaPkcs1(Hash::Sha1);
+                    let first = wanted.first().copied().unwrap_or(Hash::Sha256);
+                    let scheme = if rules.takes(key, old) { old } else { Scheme::RsaPkcs1(first) };
+                    Ok((AuthMethod::RSA_SIGNATURE, scheme))
+                }
             }
         }
         KeyKind::Ecdsa(curve) if has(curve.hash()) && rules.takes(key, Scheme::Ecdsa(curve.hash())) => {
@@ -259,7 +265,9 @@ mod tests {
             Some((new, Scheme::RsaPss(Hash::Sha384)))
         );
         assert_eq!(choose_from(rsa, "rsa/pss", None), None);
-        assert_eq!(choose(rsa, &any, None).unwrap().0, AuthMethod::RSA_SIGNATURE);
+        let old = AuthMethod::RSA_SIGNATURE;
+        assert_eq!(choose(rsa, &any, None), Ok((old, Scheme::RsaPkcs1(Hash::Sha1))));
+        assert_eq!(choose_from(rsa, "rsa-sha384", None), Some((old, Scheme::RsaPkcs1(Hash::Sha384))));
         assert_eq!(
             choose(p384, &any, Some(&[Hash::Sha256])),
             Ok((AuthMethod::ECDSA_384, Scheme::EcdsaFixed))

@@ -10,6 +10,8 @@ mod certificates;
 #[cfg(feature = "aws-lc")]
 mod chains;
 #[cfg(feature = "aws-lc")]
+mod files;
+#[cfg(feature = "aws-lc")]
 mod made;
 mod pair;
 #[allow(dead_code)] // What only the tests of mobility need.

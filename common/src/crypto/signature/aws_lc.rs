@@ -4,12 +4,13 @@ use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{self as aws, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair};
 
+use super::rsa_sha1::RsaPrivate;
 use super::{Curve, Hash, KeyError, KeyKind, PublicKey, Scheme};
 use crate::crypto::CryptoError;
 
 /// The private key. aws-lc wipes what it frees.
 pub(super) enum Inner {
-    Rsa(Box<RsaKeyPair>),
+    Rsa(Box<RsaKeyPair>, RsaPrivate),
     /// One for each form of a signature.
     Ecdsa(Box<EcdsaKeyPair>, Box<EcdsaKeyPair>),
     Ed25519(Box<Ed25519KeyPair>),
@@ -18,7 +19,8 @@ pub(super) enum Inner {
 pub(super) fn load(der: &[u8]) -> Result<(Inner, Vec<u8>), KeyError> {
     if let Ok(key) = RsaKeyPair::from_pkcs8(der).or_else(|_| RsaKeyPair::from_der(der)) {
         let spki = spki(key.public_key())?;
-        return Ok((Inner::Rsa(Box::new(key)), spki));
+        let numbers = RsaPrivate::read(der).ok_or(KeyError::Malformed)?;
+        return Ok((Inner::Rsa(Box::new(key), numbers), spki));
     }
     for (asn1, fixed) in [
         (&aws::ECDSA_P256_SHA256_ASN1_SIGNING, &aws::ECDSA_P256_SHA256_FIXED_SIGNING),
@@ -49,7 +51,8 @@ pub(super) fn sign(
     let rng = SystemRandom::new();
     let refused = |_| CryptoError::BadCombination;
     match (inner, scheme) {
-        (Inner::Rsa(key), Scheme::RsaPkcs1(hash) | Scheme::RsaPss(hash)) => {
+        (Inner::Rsa(_, numbers), Scheme::RsaPkcs1(Hash::Sha1)) => numbers.sign(message),
+        (Inner::Rsa(key, _), Scheme::RsaPkcs1(hash) | Scheme::RsaPss(hash)) => {
             let pss = matches!(scheme, Scheme::RsaPss(_));
             let encoding: &'static dyn aws::RsaEncoding = match (pss, hash) {
                 (false, Hash::Sha256) => &aws::RSA_PKCS1_SHA256,

@@ -7,6 +7,8 @@
 mod absent;
 #[cfg(feature = "aws-lc")]
 mod aws_lc;
+#[cfg(feature = "aws-lc")]
+mod rsa_sha1;
 
 use std::fmt;
 
@@ -311,7 +313,10 @@ impl PrivateKey {
     /// # Errors
     /// When the key cannot sign by this scheme.
     pub fn sign(&self, scheme: Scheme, parts: &[&[u8]]) -> Result<Vec<u8>, CryptoError> {
-        provider::sign(&self.inner, self.public.kind, scheme, &parts.concat())
+        let signature = provider::sign(&self.inner, self.public.kind, scheme, &parts.concat())?;
+        // A fault in the computation could give the key away, so nothing wrong leaves.
+        self.public.verify(scheme, parts, &signature)?;
+        Ok(signature)
     }
 }
 
