@@ -204,9 +204,11 @@ fn the_packet_path_allocates_nothing() {
         }
         let stats = || sites.each_ref().map(|site| site.tables().stats(ChildSaId(id)).unwrap());
         let mut traffic = Traffic::new();
-        // Windows are made, the epoch's own memory is taken, what waits for its turn has got its room.
+        // Windows have grown to their size, the epoch's own memory is taken, what waits for its turn has got its room.
         let begin = Instant::now();
-        while begin.elapsed() < Duration::from_millis(500) {
+        let grown =
+            || stats().iter().all(|s| s.replay_highest > params(0, id, scheduler).replay_window.into());
+        while begin.elapsed() < Duration::from_millis(500) || !grown() {
             traffic.round();
         }
         let (before, read) = (stats(), reads());
