@@ -59,7 +59,7 @@ fn choose(times: usize) {
     let guard = pin();
     for turn in 0..times as u64 {
         let flow_hash = turn.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let traffic = Traffic { flow_hash, turn, len: 1400, ends: None };
+        let traffic = Traffic { flow_hash, assigned: None, turn, len: 1400, ends: None };
         let paths = addresses.load(&guard).expect("a set");
         assert!(black_box(paths.choose(&traffic)).is_ok());
     }
