@@ -88,7 +88,16 @@ impl TrafficSelector {
 
     /// Whether `addr` lies in the address range.
     pub fn contains_addr(&self, addr: IpAddr) -> bool {
-        addr.is_ipv4() == self.is_ipv4() && (to_u128(self.start)..=to_u128(self.end)).contains(&to_u128(addr))
+        match (self.start, self.end, addr) {
+            // Of the machine's own width: this is asked for every packet, several times.
+            (IpAddr::V4(start), IpAddr::V4(end), IpAddr::V4(addr)) => {
+                (u32::from(start)..=u32::from(end)).contains(&addr.into())
+            }
+            (IpAddr::V6(start), IpAddr::V6(end), IpAddr::V6(addr)) => {
+                (u128::from(start)..=u128::from(end)).contains(&addr.into())
+            }
+            _ => false,
+        }
     }
 
     /// Whether a packet's field values match. `port` is `None` when the packet does not show it (a fragment, an

@@ -18,8 +18,10 @@ use mobikex_dataplane::published::pin;
 use mobikex_dataplane::sad::Selectors;
 use mobikex_dataplane::tables::{Lookup, Tables};
 
-/// Each takes how often it shall be done.
-const STEPS: &[(&str, fn(usize))] = &[
+/// Does a step so many times.
+type Step = fn(usize);
+
+const STEPS: &[(&str, Step)] = &[
     ("find the policy and seal, 64 octets", |times| carry(64, times, false)),
     ("find the policy and seal, 1400 octets", |times| carry(1400, times, false)),
     ("the same, and find the SA and open, 64 octets", |times| carry(64, times, true)),

@@ -221,30 +221,30 @@ impl Ipv4Header {
 
     fn parse_unverified(packet: &[u8]) -> Result<(Self, usize), WireError> {
         let mut r = Reader::new(packet, "an IPv4 packet");
-        let version = r.u8()?;
-        if version >> 4 != 4 {
-            return Err(WireError::BadValue { what: "the IP version", value: (version >> 4).into() });
+        // All of it at once: this is done for every packet.
+        let header: [u8; Self::LEN] = r.array()?;
+        let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+        let addr = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
+        if header[0] >> 4 != 4 {
+            return Err(WireError::BadValue { what: "the IP version", value: (header[0] >> 4).into() });
         }
-        let header_len = usize::from(version & 15) * 4;
-        let (tos, total_len, identification, fragment) = (r.u8()?, r.u16()?, r.u16()?, r.u16()?);
-        let (ttl, protocol) = (r.u8()?, r.u8()?);
-        r.u16()?;
-        let (src, dst) = (r.array::<4>()?.into(), r.array::<4>()?.into());
+        let header_len = usize::from(header[0] & 15) * 4;
+        let (total_len, fragment) = (word(2), word(6));
         let length = usize::from(total_len);
         if header_len < Self::LEN || length < header_len {
             return Err(WireError::BadLength { what: "an IPv4 header", length: header_len });
         }
         r.take(length - Self::LEN)?;
         let header = Self {
-            tos,
+            tos: header[1],
             total_len,
-            identification,
+            identification: word(4),
             dont_fragment: fragment & 0x4000 != 0,
             fragment: Fragment { offset: (fragment & 0x1fff) << 3, more: fragment & 0x2000 != 0 },
-            ttl,
-            protocol,
-            src,
-            dst,
+            ttl: header[8],
+            protocol: header[9],
+            src: addr(12),
+            dst: addr(16),
         };
         Ok((header, header_len))
     }
