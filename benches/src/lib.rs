@@ -1,3 +1,6 @@
 //! Tools to measure mobikex with, and its micro-benchmarks. Nothing here ships in the product.
 
+pub mod flood;
+pub mod memory;
+pub mod setups;
 pub mod shaper;
