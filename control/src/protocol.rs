@@ -125,11 +125,17 @@ pub enum Reply {
     Text {
         /// Lines for people.
         text: String,
+        /// More lines follow.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// A view as data.
     Data {
         /// The object.
         data: Value,
+        /// More follows: lists of the next object belong behind those of this one.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        more: bool,
     },
     /// A line of the daemon's log while a command is carried out.
     Log {
@@ -157,7 +163,13 @@ pub enum Reply {
 impl Reply {
     /// Whether nothing more follows.
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Log { .. } | Self::Event { .. })
+        !matches!(
+            self,
+            Self::Log { .. }
+                | Self::Event { .. }
+                | Self::Text { more: true, .. }
+                | Self::Data { more: true, .. }
+        )
     }
 }
 
@@ -196,6 +208,11 @@ mod tests {
         );
         let failed = Reply::Failed { reason: "x".into() };
         assert_eq!(serde_json::to_string(&failed).unwrap(), r#"{"type":"failed","reason":"x"}"#);
+        let part = |more| serde_json::to_string(&Reply::Text { text: "x".into(), more }).unwrap();
+        assert_eq!(part(false), r#"{"type":"text","text":"x"}"#);
+        assert_eq!(part(true), r#"{"type":"text","text":"x","more":true}"#);
+        let data = |more| Reply::Data { data: Value::Null, more };
+        assert!(data(false).is_final() && !data(true).is_final());
         assert!(failed.is_final() && !Reply::Log { group: "IKE".into(), text: "x".into() }.is_final());
     }
 

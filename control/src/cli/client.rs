@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{Failure, print};
 use crate::protocol::{Reply, Request};
@@ -17,12 +17,26 @@ const VIEW_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) fn view(socket: &Path, request: &Request, watch: Option<Duration>) -> Result<(), Failure> {
     loop {
         let mut session = Session::open(socket, request)?;
-        let shown = match session.next(Some(Instant::now() + VIEW_TIMEOUT))? {
-            Reply::Text { text } => text,
-            Reply::Data { data } => format!("{data}\n"),
-            Reply::Failed { reason } => return Err(Failure::Failed(reason)),
-            other => return Err(unexpected(&other)),
-        };
+        let (mut shown, mut object) = (String::new(), json!({}));
+        loop {
+            match session.next(Some(Instant::now() + VIEW_TIMEOUT))? {
+                Reply::Text { text, more } => {
+                    shown += &text;
+                    if !more {
+                        break;
+                    }
+                }
+                Reply::Data { data, more } => {
+                    append(&mut object, data);
+                    if !more {
+                        shown = format!("{object}\n");
+                        break;
+                    }
+                }
+                Reply::Failed { reason } => return Err(Failure::Failed(reason)),
+                other => return Err(unexpected(&other)),
+            }
+        }
         // On a terminal, each view takes the place of the one before.
         let clear = watch.is_some() && io::stdout().is_terminal();
         if !print(&format!("{}{shown}", if clear { "\x1b[H\x1b[2J" } else { "" })) {
@@ -31,6 +45,17 @@ pub(super) fn view(socket: &Path, request: &Request, watch: Option<Duration>) ->
         match watch {
             Some(pause) => std::thread::sleep(pause),
             None => return Ok(()),
+        }
+    }
+}
+
+/// Puts the next part of a view behind what has come so far.
+fn append(object: &mut Value, part: Value) {
+    let Value::Object(fields) = part else { return };
+    for (name, value) in fields {
+        match (object.get_mut(&name), value) {
+            (Some(Value::Array(list)), Value::Array(more)) => list.extend(more),
+            (_, value) => object[name] = value,
         }
     }
 }

@@ -1,6 +1,5 @@
 //! What clients of the control socket ask for.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use mio::Token;
@@ -12,9 +11,22 @@ use super::control_socket::ClientId;
 use super::event_loop::Daemon;
 use super::operation::Operation;
 use crate::credentials::{certificates_data, certificates_text, unix_now};
-use crate::ike::{AddressAction, Command, CommandError};
+use crate::ike::{AddressAction, Command, CommandError, IkeSaView};
 use crate::protocol::{AddressVerb, Reply, Request, Target};
 use crate::views::{PathTraffic, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
+
+/// IKE SAs in one part of a view.
+const SAS_AT_ONCE: usize = 64;
+
+/// A view of the SAs that a client has seen as far as the IKE SA of this number.
+pub(super) struct Viewing {
+    json: bool,
+    after: u32,
+}
+
+fn view(json: bool, more: bool, data: &dyn Fn() -> serde_json::Value, text: &dyn Fn() -> String) -> Reply {
+    if json { Reply::Data { data: data(), more } } else { Reply::Text { text: text(), more } }
+}
 
 impl Daemon {
     /// Something happened to a client: it sent, it reads again, or it left.
@@ -24,6 +36,7 @@ impl Daemon {
         let Some(requests) = requests else {
             self.operations.remove(&id);
             self.monitors.remove(&id);
+            self.viewings.remove(&id);
             self.tap.set_open(!self.operations.is_empty());
             return;
         };
@@ -38,24 +51,26 @@ impl Daemon {
     }
 
     fn handle(&mut self, id: ClientId, request: Request) {
-        let view = |json: bool, data: &dyn Fn() -> serde_json::Value, text: &dyn Fn() -> String| {
-            if json { Reply::Data { data: data() } } else { Reply::Text { text: text() } }
-        };
+        if self.viewings.contains_key(&id) {
+            self.viewings.remove(&id);
+            self.control.send(id, &Reply::Failed { reason: "one command at a time".into() });
+            return;
+        }
         let reply = match request {
             Request::Sas { json } => {
-                let sas = self.sas();
-                view(json, &|| sas.data(), &|| sas.to_string())
+                self.viewings.insert(id, Viewing { json, after: 0 });
+                return;
             }
             Request::Conns { json } => {
-                view(json, &|| connections_data(&self.config), &|| connections_text(&self.config))
+                view(json, false, &|| connections_data(&self.config), &|| connections_text(&self.config))
             }
             Request::Certs { json } => {
                 let (loaded, now) = (&self.config.credentials, unix_now());
-                view(json, &|| certificates_data(loaded, now), &|| certificates_text(loaded, now))
+                view(json, false, &|| certificates_data(loaded, now), &|| certificates_text(loaded, now))
             }
             Request::Stats { json } => {
                 let stats = self.stats();
-                view(json, &|| serde_json::json!(stats), &|| stats.to_string())
+                view(json, false, &|| serde_json::json!(stats), &|| stats.to_string())
             }
             Request::Monitor => {
                 self.monitors.insert(id);
@@ -89,7 +104,7 @@ impl Daemon {
             self.tap.take();
         }
         self.tap.set_open(true);
-        let before = self.endpoint.ike_sas(now);
+        let before = self.endpoint.ike_sas_of(now, &target.connection);
         let started = self.start(now, &target, kind);
         let operation = match (started, kind) {
             (Err(error), _) => Err(error.to_string()),
@@ -130,17 +145,31 @@ impl Daemon {
         self.endpoint.handle_command(now, command)
     }
 
-    fn sas(&self) -> Sas {
-        let ike = self.endpoint.ike_sas(Instant::now());
+    /// Shows one more part to every client that waits for a view of the SAs and has read the parts before; true if there
+    /// may be another at once. However many SAs there are, nothing else waits longer than for a part.
+    pub(super) fn show_more(&mut self) -> bool {
+        let ready = self.viewings.keys().filter(|id| self.control.is_idle(**id));
+        for id in ready.copied().collect::<Vec<_>>() {
+            let Some(Viewing { json, after }) = self.viewings.remove(&id) else { continue };
+            let ike = self.endpoint.ike_sas_after(Instant::now(), after, SAS_AT_ONCE);
+            let next = ike.last().filter(|_| ike.len() == SAS_AT_ONCE).map(|sa| sa.id);
+            let sas = self.sas(ike, next.is_none());
+            let shown = view(json, next.is_some(), &|| sas.data(), &|| sas.to_string());
+            if self.control.send(id, &shown)
+                && let Some(after) = next
+            {
+                self.viewings.insert(id, Viewing { json, after });
+            }
+        }
+        self.viewings.keys().any(|id| self.control.is_idle(*id))
+    }
+
+    /// These IKE SAs with their traffic, and in the last part the connections that have none.
+    fn sas(&self, ike: Vec<IkeSaView>, last: bool) -> Sas {
         let children = ike.iter().flat_map(|sa| &sa.children);
         let traffic = children.filter_map(|child| Some((child.id, self.traffic(child.id)?))).collect();
-        let down = self
-            .config
-            .connections
-            .iter()
-            .filter(|conn| !ike.iter().any(|sa| sa.name == conn.name))
-            .map(|conn| conn.name.clone())
-            .collect();
+        let names = self.config.connections.iter().map(|conn| &conn.name).filter(|_| last);
+        let down = names.filter(|name| !self.endpoint.has_sa(name)).cloned().collect();
         Sas { ike, traffic, down }
     }
 
@@ -170,14 +199,7 @@ impl Daemon {
     }
 
     fn stats(&mut self) -> Stats {
-        let ike = self.endpoint.ike_sas(Instant::now());
-        let (mut ike_sas, mut child_sas) = (BTreeMap::new(), BTreeMap::new());
-        for sa in &ike {
-            *ike_sas.entry(sa.state).or_insert(0) += 1;
-            for child in &sa.children {
-                *child_sas.entry(child.state).or_insert(0) += 1;
-            }
-        }
+        let [ike_sas, child_sas] = self.endpoint.states();
         let tun = match self.netlink.link_drops(self.dataplane.tun_index()) {
             Ok((tx_dropped, rx_dropped)) => {
                 Some(TunDrops { device: self.dataplane.tun_name().to_string(), tx_dropped, rx_dropped })

@@ -34,8 +34,9 @@ struct Client {
     stream: UnixStream,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// Nothing more will be said: close once the output is out.
+    /// It will say nothing more: close once the output is out, unless more of that is to come.
     finished: bool,
+    expects_more: bool,
 }
 
 impl ControlSocket {
@@ -92,7 +93,8 @@ impl ControlSocket {
             let interest = Interest::READABLE | Interest::WRITABLE;
             if registry.register(&mut stream, Token(token), interest).is_ok() {
                 let (input, output) = (Vec::new(), Vec::new());
-                self.clients.insert(token, Client { stream, input, output, finished: false });
+                self.clients
+                    .insert(token, Client { stream, input, output, finished: false, expects_more: false });
             }
         }
     }
@@ -107,7 +109,7 @@ impl ControlSocket {
                 Ok(0) => {
                     // It may have closed only its writing end and still want the answers.
                     client.finished = true;
-                    if requests.is_empty() && client.output.is_empty() {
+                    if requests.is_empty() && client.output.is_empty() && !client.expects_more {
                         self.clients.remove(&id.0);
                         return None;
                     }
@@ -142,7 +144,14 @@ impl ControlSocket {
             return false;
         }
         client.output.extend(line(reply));
+        client.expects_more =
+            matches!(reply, Reply::Text { more: true, .. } | Reply::Data { more: true, .. });
         self.flush(id)
+    }
+
+    /// Whether a client has read everything.
+    pub fn is_idle(&self, id: ClientId) -> bool {
+        self.clients.get(&id.0).is_some_and(|client| client.output.is_empty())
     }
 
     /// Writes what waits, as far as the client reads; false when it is gone.
@@ -151,7 +160,7 @@ impl ControlSocket {
         let mut written = 0;
         let gone = loop {
             if written == client.output.len() {
-                break client.finished;
+                break client.finished && !client.expects_more;
             }
             match client.stream.write(&client.output[written..]) {
                 Ok(len) => written += len,
@@ -251,6 +260,24 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_asks_once_gets_every_part() {
+        let mut f = fixture("parts");
+        let mut client = Blocking::connect(&f.path).unwrap();
+        client.write_all(b"{\"command\":\"sas\"}\n").unwrap();
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut requests = Vec::new();
+        while requests.is_empty() {
+            requests.extend(f.turn());
+        }
+        let id = requests[0].0;
+        assert!(f.socket.send(id, &Reply::Text { text: "one".into(), more: true }));
+        assert!(f.socket.is_idle(id) && f.socket.read(id).is_some(), "it is not forgotten between the parts");
+        assert!(!f.socket.send(id, &Reply::Text { text: "two".into(), more: false }), "nothing more to say");
+        let lines: Vec<_> = BufReader::new(&client).lines().map(Result::unwrap).collect();
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
     fn an_endless_line_and_a_deaf_client_are_cut_off() {
         let mut f = fixture("limits");
         let mut talker = Blocking::connect(&f.path).unwrap();
@@ -271,7 +298,7 @@ mod tests {
             requests.extend(f.turn());
         }
         let id = requests[0].0;
-        let text = Reply::Text { text: "x".repeat(100_000) };
+        let text = Reply::Text { text: "x".repeat(100_000), more: false };
         let sent = (0..100).take_while(|_| f.socket.send(id, &text)).count();
         assert!((5..40).contains(&sent), "{sent}");
     }

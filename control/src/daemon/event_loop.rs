@@ -16,6 +16,7 @@ use mobikex_dataplane::{Dataplane, Upcall};
 use signal_hook_mio::v1_0::Signals;
 use tracing::{debug, error, info, warn};
 
+use super::commands::Viewing;
 use super::control_socket::{ClientId, ControlSocket};
 use super::icmp::IcmpSockets;
 use super::key_file::KeyFile;
@@ -59,6 +60,8 @@ pub(super) struct Daemon {
     pub(super) control: ControlSocket,
     pub(super) operations: BTreeMap<ClientId, Operation>,
     pub(super) monitors: BTreeSet<ClientId>,
+    /// Views of the SAs that are on their way.
+    pub(super) viewings: BTreeMap<ClientId, Viewing>,
     pub(super) started: Instant,
     pub(super) tap: LogTap,
     config_path: PathBuf,
@@ -133,6 +136,7 @@ impl Daemon {
             control,
             operations: BTreeMap::new(),
             monitors: BTreeSet::new(),
+            viewings: BTreeMap::new(),
             started: now,
             tap: options.tap.clone(),
             config_path: options.config.clone(),
@@ -176,8 +180,9 @@ impl Daemon {
         let mut unfinished: BTreeSet<usize> = BTreeSet::new();
         let mut more_upcalls = false;
         loop {
-            let pause =
-                if unfinished.is_empty() && !more_upcalls { self.pause() } else { Some(Duration::ZERO) };
+            let more_to_show = self.show_more();
+            let rests = unfinished.is_empty() && !more_upcalls && !more_to_show;
+            let pause = if rests { self.pause() } else { Some(Duration::ZERO) };
             if let Err(error) = self.poll.poll(&mut events, pause)
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -519,12 +524,12 @@ impl Daemon {
             return;
         }
         let lines = self.tap.take();
-        let views = self.endpoint.ike_sas(now);
-        let control = &mut self.control;
+        let (endpoint, control) = (&self.endpoint, &mut self.control);
         self.operations.retain(|id, operation| {
             let shown = lines.iter().all(|(group, text)| {
                 control.send(*id, &Reply::Log { group: (*group).into(), text: text.clone() })
             });
+            let views = endpoint.ike_sas_of(now, operation.connection());
             match operation.step(happened, &views) {
                 _ if !shown => false,
                 None => true,

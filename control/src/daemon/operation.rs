@@ -64,6 +64,11 @@ impl Operation {
         Self { target, goal: Goal::Verdict, reason: None }
     }
 
+    /// The connection that it is about, whose SAs decide.
+    pub fn connection(&self) -> &str {
+        &self.target.connection
+    }
+
     /// Takes in what happened and what there is now: the outcome, once there is one.
     pub fn step(&mut self, events: &[Event], now: &[IkeSaView]) -> Option<Result<(), String>> {
         let mut failed = None;

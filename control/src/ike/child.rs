@@ -158,6 +158,17 @@ impl ChildSa {
             .collect()
     }
 
+    /// The state's name in the status view.
+    pub(super) fn state_name(&self) -> &'static str {
+        match self.state {
+            ChildState::Installed => "INSTALLED",
+            ChildState::Rekeying => "REKEYING",
+            ChildState::Rekeyed => "REKEYED",
+            ChildState::Deleting => "DELETING",
+            ChildState::Lingering(_) => "DELETED",
+        }
+    }
+
     pub(super) fn view(&self, now: Instant, checks: &BTreeMap<SocketAddr, Check>) -> ChildSaView {
         let view = |outer: &Outer, check: Option<Check>| OuterView {
             addr: outer.addr,
@@ -173,13 +184,7 @@ impl ChildSa {
         ChildSaView {
             id: self.id,
             name: self.config.name.clone(),
-            state: match self.state {
-                ChildState::Installed => "INSTALLED",
-                ChildState::Rekeying => "REKEYING",
-                ChildState::Rekeyed => "REKEYED",
-                ChildState::Deleting => "DELETING",
-                ChildState::Lingering(_) => "DELETED",
-            },
+            state: self.state_name(),
             mode: self.mode,
             spi_in: self.spi_in,
             spi_out: self.spi_out,

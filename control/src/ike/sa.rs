@@ -675,18 +675,23 @@ impl IkeSa {
         }
     }
 
+    /// The state's name in the status view.
+    pub(super) fn state_name(&self) -> &'static str {
+        let deleting = matches!(self.pending, Some(Pending { exchange: Exchange::DeleteIke(_), .. }));
+        match (&self.state, self.rekeyed_by) {
+            (_, Some(_)) => "REKEYED",
+            (State::Established(_), None) if deleting => "DELETING",
+            (State::Established(_), None) => "ESTABLISHED",
+            _ => "CONNECTING",
+        }
+    }
+
     /// For the status view.
     pub(super) fn view(&self, now: Instant) -> IkeSaView {
-        let deleting = matches!(self.pending, Some(Pending { exchange: Exchange::DeleteIke(_), .. }));
         IkeSaView {
             id: self.id,
             name: self.conn.name.clone(),
-            state: match (&self.state, self.rekeyed_by) {
-                (_, Some(_)) => "REKEYED",
-                (State::Established(_), None) if deleting => "DELETING",
-                (State::Established(_), None) => "ESTABLISHED",
-                _ => "CONNECTING",
-            },
+            state: self.state_name(),
             initiator: self.initiator.is_us(),
             spi_i: self.spi_i,
             spi_r: self.spi_r,

@@ -294,6 +294,23 @@ impl Endpoint {
         self.sas.of_connection(connection).map(|sa| sa.view(now)).collect()
     }
 
+    /// Whether a connection has an IKE SA, in whatever state.
+    pub fn has_sa(&self, connection: &str) -> bool {
+        self.sas.of_connection(connection).next().is_some()
+    }
+
+    /// How many IKE SAs and Child SAs there are, by their state.
+    pub fn states(&self) -> [BTreeMap<&'static str, usize>; 2] {
+        let mut counts = [const { BTreeMap::new() }; 2];
+        for sa in self.sas.iter() {
+            *counts[0].entry(sa.state_name()).or_default() += 1;
+            for child in &sa.children {
+                *counts[1].entry(child.state_name()).or_default() += 1;
+            }
+        }
+        counts
+    }
+
     /// True when no SA is left, as after [`Command::Shutdown`].
     pub fn is_idle(&self) -> bool {
         self.sas.is_empty()

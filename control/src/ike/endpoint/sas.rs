@@ -79,8 +79,12 @@ impl<K: Hash + Eq> Groups<K> {
 
 impl Sas {
     /// Takes up an SA, or takes one back that was at work.
-    pub(in crate::ike) fn put(&mut self, sa: Box<IkeSa>) {
+    pub(in crate::ike) fn put(&mut self, mut sa: Box<IkeSa>) {
         let id = sa.id;
+        // Most SAs rest most of the time, and most have one child: room for more than there is adds up.
+        sa.children.shrink_to_fit();
+        sa.tasks.shrink_to_fit();
+        sa.retries.shrink_to_fit();
         let entry = self.entries.entry(id).or_insert_with(|| Entry { sa: None, indexed: Indexed::default() });
         let was = &mut entry.indexed;
 

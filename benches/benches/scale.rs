@@ -1,0 +1,212 @@
+//! Tables with many Child SAs: what it costs to install, rekey, look up and remove one among them, and what one takes of
+//! memory. Each size is measured in a process of its own, so that what is freed does not hide what is used.
+//!
+//!   cargo bench -p mobikex-benches --bench scale [-- --json]
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::Command;
+use std::time::Instant;
+
+use mobikex_benches::memory;
+use mobikex_common::addr::{AddressSet, Path};
+use mobikex_common::alg::{Cipher, EspSuite, KeyBits};
+use mobikex_common::sa::{ChildSaId, ChildSaParams, CopyDscp, EspKeys, Mode, PolicyId, VolumeLimits};
+use mobikex_common::spi::SpiAllocator;
+use mobikex_common::ts::TrafficSelector;
+use mobikex_common::wire::ip::Packet;
+use mobikex_dataplane::esp::ReplayTable;
+use mobikex_dataplane::published::pin;
+use mobikex_dataplane::tables::{Lookup, Tables};
+use rand_chacha::ChaCha20Rng;
+use rand_core::{Rng as _, SeedableRng as _};
+
+const SIZES: [u32; 3] = [1_000, 10_000, 100_000];
+const LOOKUPS: u32 = 1_000_000;
+/// The window that a configuration without one gets.
+const WINDOW: u32 = 8192;
+/// Octets that a Child SA may take in the packet path.
+const GOAL: f64 = 2048.0;
+
+/// The inner network of a peer.
+fn net(n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0000 + (n << 4))
+}
+
+struct Site {
+    tables: Tables,
+    spis: SpiAllocator,
+    rng: ChaCha20Rng,
+    next: u32,
+}
+
+impl Site {
+    fn params(&mut self, peer: u32) -> ChildSaParams {
+        self.next += 1;
+        let suite =
+            EspSuite { cipher: Cipher::AesGcm16(KeyBits::B256), integrity: None, ke: None, esn: false };
+        let mut keys = || {
+            let mut encryption = vec![0; suite.cipher.key_material_len()];
+            self.rng.fill_bytes(&mut encryption);
+            EspKeys { encryption, integrity: Vec::new() }
+        };
+        let (keys_in, keys_out) = (keys(), keys());
+        let spi_in = self.spis.allocate(&mut self.rng).expect("a free slot");
+        let local = SocketAddr::from(([192, 0, 2, 1], 4500));
+        let remote = SocketAddr::from((Ipv4Addr::from(0xc612_0000 + peer), 4500));
+        let all = "10.0.0.0/8".parse().expect("a prefix");
+        ChildSaParams {
+            id: ChildSaId(self.next),
+            policy: PolicyId(peer + 1),
+            name: format!("peer/net{{{}}}", self.next),
+            mode: Mode::Tunnel,
+            spi_in,
+            spi_out: spi_in,
+            suite,
+            keys_in,
+            keys_out,
+            ts_local: vec![all],
+            ts_remote: vec![TrafficSelector::prefix(IpAddr::V4(net(peer)), 28)],
+            addresses: AddressSet::single(Path { local, remote }, true),
+            replay_window: WINDOW,
+            limits: VolumeLimits::default(),
+            copy_df: true,
+            copy_dscp: CopyDscp::Out,
+        }
+    }
+}
+
+/// Rates in operations a second, times in nanoseconds, memory in octets for each Child SA.
+struct Figures {
+    install: f64,
+    rekey: f64,
+    remove: f64,
+    inbound_ns: f64,
+    outbound_ns: f64,
+    memory: f64,
+    with_window: f64,
+}
+
+fn rate(count: u32, since: Instant) -> f64 {
+    f64::from(count) / since.elapsed().as_secs_f64()
+}
+
+fn measure(count: u32) -> Figures {
+    let slots = 2 * count.next_power_of_two();
+    let mut site = Site {
+        tables: Tables::new(slots),
+        spis: SpiAllocator::new(slots),
+        rng: ChaCha20Rng::seed_from_u64(1),
+        next: 0,
+    };
+    let all: Vec<ChildSaParams> = (0..count).map(|peer| site.params(peer)).collect();
+    let before = memory::resident();
+    let since = Instant::now();
+    for params in &all {
+        site.tables.install(params, true).expect("it is installed");
+    }
+    let install = rate(count, since);
+    let memory = (memory::resident() - before) as f64 / f64::from(count);
+
+    let guard = pin();
+    let mut windows = ReplayTable::new(1);
+    for params in &all {
+        let sa = site.tables.lookup_inbound(params.spi_in, &guard).expect("an SA");
+        assert!(windows.window(sa).is_some());
+    }
+    let with_window = (memory::resident() - before) as f64 / f64::from(count);
+    let order: Vec<usize> = (0..LOOKUPS).map(|_| site.rng.next_u32() as usize % all.len()).collect();
+    let since = Instant::now();
+    for n in &order {
+        black_box(site.tables.lookup_inbound(all[*n].spi_in, &guard)).expect("an SA");
+    }
+    let inbound_ns = 1e9 / rate(LOOKUPS, since);
+    let mut packet = [0; 28];
+    packet[..20].copy_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 255, 0, 1, 0, 0, 0, 0]);
+    let since = Instant::now();
+    for n in &order {
+        packet[16..20].copy_from_slice(&net(*n as u32).octets());
+        let parsed = Packet::parse(&packet).expect("a packet");
+        assert!(matches!(black_box(site.tables.lookup_outbound(&parsed, &guard)), Lookup::Sa(..)));
+    }
+    let outbound_ns = 1e9 / rate(LOOKUPS, since);
+    drop((guard, windows, order));
+
+    let next: Vec<ChildSaParams> = (0..count).map(|peer| site.params(peer)).collect();
+    let since = Instant::now();
+    for (old, new) in all.iter().zip(&next) {
+        // As the responder of a rekeying asks for it.
+        site.tables.install(new, false).expect("it is installed");
+        site.tables.activate_outbound(new.id);
+        site.tables.remove(old.id);
+    }
+    let rekey = rate(count, since);
+    let since = Instant::now();
+    for params in &next {
+        site.tables.remove(params.id);
+    }
+    let remove = rate(count, since);
+    assert!(site.tables.children().is_empty());
+    Figures { install, rekey, remove, inbound_ns, outbound_ns, memory, with_window }
+}
+
+impl Figures {
+    fn json(&self, count: u32) -> String {
+        format!(
+            "{{\"child_sas\": {count}, \"install_per_s\": {:.0}, \"rekey_per_s\": {:.0}, \"remove_per_s\": {:.0}, \
+             \"lookup_in_ns\": {:.1}, \"lookup_out_ns\": {:.1}, \"octets_per_sa\": {:.0}, \
+             \"octets_per_sa_with_window\": {:.0}, \"goal_octets\": {GOAL:.0}}}",
+            self.install,
+            self.rekey,
+            self.remove,
+            self.inbound_ns,
+            self.outbound_ns,
+            self.memory,
+            self.with_window
+        )
+    }
+
+    fn text(&self, count: u32) -> String {
+        let verdict = if self.with_window <= GOAL { "ok" } else { "MISSED" };
+        format!(
+            "{count:>9} {:>10.0} {:>10.0} {:>10.0} {:>10.1} {:>10.1} {:>10.0} {:>10.0}  {verdict}",
+            self.install,
+            self.rekey,
+            self.remove,
+            self.inbound_ns,
+            self.outbound_ns,
+            self.memory,
+            self.with_window
+        )
+    }
+}
+
+fn main() {
+    let json = std::env::args().any(|a| a == "--json");
+    // The child of ourselves that measures one size.
+    if let Ok(count) = std::env::var("MOBIKEX_SCALE") {
+        let count: u32 = count.parse().expect("a number");
+        let figures = measure(count);
+        return println!("{}", if json { figures.json(count) } else { figures.text(count) });
+    }
+    let this = std::env::current_exe().expect("our own path");
+    let rows = SIZES.map(|count| {
+        let mut command = Command::new(&this);
+        command.args(json.then_some("--json")).env("MOBIKEX_SCALE", count.to_string());
+        let output = command.output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).trim_end().to_string()
+    });
+    if json {
+        println!("{{\"replay_window\": {WINDOW}, \"results\": [{}]}}", rows.join(", "));
+    } else {
+        println!(
+            "Child SAs in one process; operations a second, nanoseconds a lookup, octets an SA (goal <= {GOAL})"
+        );
+        println!(
+            "{:>9} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10} {:>10}",
+            "SAs", "install/s", "rekey/s", "remove/s", "in ns", "out ns", "octets", "+ window"
+        );
+        rows.iter().for_each(|row| println!("{row}"));
+    }
+}
