@@ -205,7 +205,7 @@ fn connections_may_trust_different_cas_for_anybody() {
     second.remote.cacerts = vec![Arc::clone(&two.cert)];
     b.connections = vec![first.clone(), second];
     let pair = up(a.clone(), b.clone());
-    assert!(pair.views(1)[0].name.starts_with("second["), "{:?}", pair.views(1)[0].name);
+    assert_eq!(pair.views(1)[0].name, "second");
     b.connections.pop();
     assert!(reasons(a, b)[1].contains("no trusted CA has issued"));
 }

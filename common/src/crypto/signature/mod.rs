@@ -326,5 +326,5 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-#[cfg(all(test, feature = "aws-lc"))]
+#[cfg(test)]
 mod tests;

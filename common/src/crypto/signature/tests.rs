@@ -1,3 +1,6 @@
+//! Every scheme with keys of every kind.
+#![cfg(feature = "aws-lc")]
+
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};
 use aws_lc_rs::rsa::{KeyPair, KeySize};
 use aws_lc_rs::signature as aws;
