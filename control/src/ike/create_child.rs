@@ -23,6 +23,9 @@ use super::sa::{Exchange, IkeSa, Task};
 use super::select;
 use crate::config::Child;
 
+/// Unknown SAs whose DELETE is remembered while an answer is awaited: more than one is unheard of.
+const MAX_DELETED: usize = 4;
+
 fn refuse(kind: NotifyType) -> Payload {
     Payload::Notify(Notify::new(kind, Vec::new()))
 }
@@ -71,7 +74,7 @@ impl IkeSa {
             None => (resolve(&config.local_ts, self.local), resolve(&config.remote_ts, self.remote)),
         };
         let spi_in = ctx.spis.allocate(ctx.rng).ok_or(IkeError::NoSpi)?;
-        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys })
+        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys, deleted: Vec::new() })
     }
 
     /// Makes a Child SA of our offer and the peer's answer, or says why not. Gives the SPI back on failure.
@@ -293,7 +296,31 @@ impl IkeSa {
             return ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
         };
         let lowest = offer.ni.clone().min(nr.clone());
+        let deleted = offer.deleted.clone();
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
+        self.conclude_rekeying(ctx, rekeys, new, lowest);
+        if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
+            self.retire(ctx, new, "deleted by the peer");
+        }
+    }
+
+    /// The peer deletes an SA that we do not know: perhaps the one whose making it has answered, and the answer was lost.
+    pub(super) fn note_deleted(&mut self, spi: &[u8]) {
+        let pending = self.pending.as_mut().map(|p| &mut p.exchange);
+        if let (Some(Exchange::CreateChild(offer)), Some(spi)) = (pending, spi_of(spi)) {
+            offer.deleted.truncate(MAX_DELETED - 1);
+            offer.deleted.insert(0, spi);
+        }
+    }
+
+    /// A Child SA of ours has been made in the place of another one: which of the two goes, if not both.
+    fn conclude_rekeying(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        rekeys: Option<ChildSaId>,
+        new: ChildSaId,
+        lowest: Vec<u8>,
+    ) {
         let Some(old) = rekeys.and_then(|id| self.child(id)) else { return };
         // RFC 7296 2.8.1: of two simultaneous rekeyings, the one with the lowest nonce is redundant, and its
         // initiator deletes what it created; the other initiator deletes the old SA.

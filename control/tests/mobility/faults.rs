@@ -378,5 +378,35 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: true }, 15),
             ],
         ),
+        fault(
+            "the DELETE of a Child SA came before the answer that had made it",
+            903_439,
+            Setup {
+                scheduler: Redundant,
+                encap: false,
+                loss: 10,
+                private: true,
+                addresses: [2, 2],
+                ..version_1
+            },
+            &[
+                (Rekey { host: 1, child: true }, 4),
+                (Add { host: 0, addr: 0 }, 257),
+                (Rekey { host: 1, child: true }, 11),
+                (Down { host: 0, child: true }, 26),
+            ],
+        ),
+        fault(
+            "the first packet on a Child SA came when it had been replaced, and it was sent on again",
+            1_104_391,
+            Setup { scheduler: Redundant, encap: false, addresses: [2, 2], reordering: 20, ..CALM },
+            &[
+                (Add { host: 1, addr: 0 }, 14),
+                (Replace { host: 0, addr: 0 }, 1886),
+                (Rekey { host: 1, child: true }, 29),
+                (Traffic { host: 1, on: false }, 63),
+                (Rekey { host: 1, child: true }, 6781),
+            ],
+        ),
     ]
 }
