@@ -1,6 +1,7 @@
 //! Child SAs as they are negotiated, in IKE_AUTH and in CREATE_CHILD_SA, and the rekeying of Child SAs
 //! (RFC 7296 1.3.1, 1.3.3, 2.8, 2.9, 2.17).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mobikex_common::alg::KeyExchange;
@@ -21,7 +22,8 @@ use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
 use super::select;
-use crate::config::Child;
+use super::versions::Version;
+use crate::config::{Child, TsPattern};
 
 /// Unknown SAs whose DELETE is remembered while an answer is awaited: more than one is unheard of.
 const MAX_DELETED: usize = 4;
@@ -132,7 +134,7 @@ impl IkeSa {
         let theirs = rules::proposals(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
-        let Some((config, ts_local, ts_remote)) = self.match_child(tsi, tsr, transport, replaces) else {
+        let Some((config, ts_local, ts_remote)) = self.match_child(ctx, tsi, tsr, transport, replaces) else {
             let ours: Vec<_> = self
                 .conn
                 .children
@@ -192,6 +194,7 @@ impl IkeSa {
     /// The configured child that fits the peer's selectors best: the first with the asked mode and an overlap.
     fn match_child(
         &self,
+        ctx: &Ctx<'_>,
         tsi: &[TrafficSelector],
         tsr: &[TrafficSelector],
         transport: bool,
@@ -200,8 +203,10 @@ impl IkeSa {
         let both = |ts_local: Vec<TrafficSelector>, ts_remote: Vec<TrafficSelector>| {
             (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
         };
-        let local = |config: &Child| resolve(&config.local_ts, self.local);
-        let remote = |config: &Child| resolve(&config.remote_ts, self.remote);
+        // The peer may have another pair of addresses in mind than we have, and asks over that one.
+        let (here, there) = self.asked_over(ctx);
+        let local = |config: &Child| either(&config.local_ts, [self.local, here]);
+        let remote = |config: &Child| either(&config.remote_ts, [self.remote, there]);
         let fit = |config: &Child| both(narrow(&local(config), tsr), narrow(&remote(config), tsi));
         if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
             // What is in use stays so (RFC 7296 2.9.2), also what actions on addresses have made of it since.
@@ -431,7 +436,13 @@ impl IkeSa {
         let nr = ctx.nonce();
         let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
             return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
-                Ok((answer, _)) => answer,
+                Ok((answer, _)) => {
+                    if self.mobility.version == Version::MobikeX {
+                        // It begins with the pair of this request, which may be a new one.
+                        self.want_checks(ctx.now);
+                    }
+                    answer
+                }
                 Err(notify) => vec![Payload::Notify(*notify)],
             };
         };
@@ -465,6 +476,13 @@ impl IkeSa {
             Err(notify) => vec![Payload::Notify(*notify)],
         }
     }
+}
+
+/// Configured selectors at one of two addresses, which may be the same.
+fn either(patterns: &[TsPattern], own: [SocketAddr; 2]) -> Vec<TrafficSelector> {
+    let [mut all, more] = own.map(|own| resolve(patterns, own));
+    all.extend(more.into_iter().filter(|ts| !all.contains(ts)).collect::<Vec<_>>());
+    all
 }
 
 fn spi_of(bytes: &[u8]) -> Option<Spi> {

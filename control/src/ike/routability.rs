@@ -16,6 +16,7 @@ use super::path_table::path;
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::Check;
+use super::versions::Version;
 use crate::config::ReturnRoutability;
 
 impl IkeSa {
@@ -61,10 +62,15 @@ impl IkeSa {
         self.candidates(ctx).into_iter().find(reaches).map(|a| SocketAddr::new(a, self.local.port()))
     }
 
+    /// Whether the peer has said to be at an address; without any Child SA that is where the IKE SA is.
+    fn is_named(&self, remote: SocketAddr) -> bool {
+        let named = |c: &ChildSa| c.halves.remote.has_exactly(remote);
+        self.children.iter().any(named) || (self.children.is_empty() && self.remote == remote)
+    }
+
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let named = |c: &ChildSa| c.halves.remote.iter().any(|o| o.addr == remote);
-        let rebound = self.peer_behind_nat && !self.children.iter().any(named);
+        let rebound = self.peer_behind_nat && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
@@ -101,6 +107,8 @@ impl IkeSa {
         only_there: bool,
     ) -> Result<(), Gone> {
         self.verify_cookie(ctx, cookie, payloads)?;
+        // It may have told meanwhile that it is there.
+        let rebound = rebound && !self.is_named(remote);
         if !only_there {
             if !rebound {
                 self.check_failed(ctx, remote, "it does not answer there");
@@ -110,7 +118,7 @@ impl IkeSa {
         }
         if rebound {
             if !self.peer_behind_nat {
-                // It has told meanwhile where it is.
+                // It has told meanwhile where it is, and that is elsewhere.
                 return Ok(());
             }
             self.peer_rebound(ctx, remote);
@@ -139,7 +147,7 @@ impl IkeSa {
         }
         self.mobility.table.hurry(remote, ctx.now);
         let until = ctx.now + RETIRED;
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             for old in std::mem::take(&mut child.leaving) {
                 let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
                 let gone = child.halves.local.iter().filter(fits).map(|l| path(l.addr, old.addr));
@@ -182,6 +190,9 @@ impl IkeSa {
             && let Some((local, remote)) = self.mobility.previous
         {
             self.retarget(ctx, local, remote);
+            if self.mobility.version == Version::Mobike {
+                self.went_back(ctx);
+            }
         }
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
         self.refresh(ctx);
@@ -198,7 +209,8 @@ impl IkeSa {
     /// Takes an address of the peer out of the sets; what it replaced is there again.
     pub(super) fn drop_address(&mut self, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+        // Behind a NAT it may have moved to another port of the same address meanwhile.
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             let back = std::mem::take(&mut child.leaving);
             back.into_iter().for_each(|old| {
                 child.halves.remote.add(old);

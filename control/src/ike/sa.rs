@@ -139,6 +139,8 @@ pub(super) struct Pending {
     pub(super) via: Option<Via>,
     /// How many pairs of addresses the request has gone over.
     pub(super) targets: u32,
+    /// Octets that may go to where the peer asked something from, while it does not answer where we know it.
+    pub(super) credit: Option<(SocketAddr, usize)>,
     pub(super) next: Instant,
 }
 
@@ -411,6 +413,7 @@ impl IkeSa {
             attempts: 0,
             via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
             targets: 1,
+            credit: None,
             next,
         });
         Ok(datagram)
@@ -460,6 +463,12 @@ impl IkeSa {
         let (local, remote, nat_t) = self.answer_over.unwrap_or((self.local, self.remote, self.nat_t));
         ctx.transmit(local, remote, nat_t, datagram);
         Ok(())
+    }
+
+    /// The addresses of the request that is being answered, where policy lets the peer be there, or else those in use.
+    pub(super) fn asked_over(&self, ctx: &Ctx<'_>) -> (SocketAddr, SocketAddr) {
+        let over = self.answer_over.filter(|(_, remote, _)| self.acceptable(ctx, remote.ip()));
+        over.map_or((self.local, self.remote), |(local, remote, _)| (local, remote))
     }
 
     /// Queues a task unless the same one already waits, and starts it if the window is free.
