@@ -75,27 +75,28 @@ impl IkeSa {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
         };
-        let (cookie, payloads) = self.question(ctx, local, remote);
+        let cookie = cookie(ctx);
+        let payloads = self.question(local, remote, Some(&cookie));
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
         let exchange = Exchange::Check { remote, cookie, rebound };
         let via = Via { path: path(local, remote), tries: CHECK_TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
     }
 
-    /// What is asked over one pair of addresses, with the cookie that its answer must repeat.
+    /// What is asked over one pair of addresses to see that the peer is there; its answer must repeat the cookie.
     pub(super) fn question(
         &self,
-        ctx: &mut Ctx<'_>,
         local: SocketAddr,
         remote: SocketAddr,
-    ) -> (Vec<u8>, Vec<Payload>) {
-        let cookie = cookie(ctx);
+        cookie: Option<&[u8]>,
+    ) -> Vec<Payload> {
         let mut payloads = Vec::new();
-        if self.nat_t {
+        if self.nat_t && self.mobility.version != Version::None {
+            // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
             payloads.extend(self.nat_detection(local, remote));
         }
-        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        (cookie, payloads)
+        payloads.extend(cookie.map(|c| Payload::Notify(Notify::new(NotifyType::COOKIE2, c.to_vec()))));
+        payloads
     }
 
     /// The answer to a check. It proves the address only if the request went nowhere else.

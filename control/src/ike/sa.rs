@@ -14,7 +14,7 @@ use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::{IkeSpi, Spi};
-use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
 use tracing::{debug, info};
 
 use super::addresses::{Outer, Replaces};
@@ -513,14 +513,7 @@ impl IkeSa {
     }
 
     fn start_liveness(&mut self, ctx: &mut Ctx<'_>, cookie: Option<Vec<u8>>) -> Result<(), IkeError> {
-        let mut payloads = Vec::new();
-        if self.nat_t && self.mobility.version != Version::None {
-            // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
-            payloads.extend(self.nat_detection(self.local, self.remote));
-        }
-        if let Some(cookie) = &cookie {
-            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        }
+        let payloads = self.question(self.local, self.remote, cookie.as_deref());
         self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(cookie), &payloads).map(drop)
     }
 
