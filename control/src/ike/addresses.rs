@@ -99,6 +99,11 @@ impl Half {
         self.find(addr).is_some()
     }
 
+    /// Whether it holds this address with this port.
+    pub(super) fn has_exactly(&self, addr: SocketAddr) -> bool {
+        self.0.iter().any(|o| o.addr == addr)
+    }
+
     /// Adds an address, or replaces what is known about it. `false` when there is no room.
     pub(super) fn add(&mut self, outer: Outer) -> bool {
         if let Some(known) = self.0.iter_mut().find(|o| o.addr.ip() == outer.addr.ip()) {

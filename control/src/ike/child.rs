@@ -34,6 +34,8 @@ pub(super) struct ChildOffer {
     pub(super) ts_local: Vec<TrafficSelector>,
     pub(super) ts_remote: Vec<TrafficSelector>,
     pub(super) rekeys: Option<ChildSaId>,
+    /// What the peer has deleted meanwhile without our having it.
+    pub(super) deleted: Vec<Spi>,
 }
 
 /// What both sides agreed on, before it is installed.
@@ -339,6 +341,13 @@ impl IkeSa {
         if let Some(policy) = self.child(id).filter(|c| !c.outbound).map(|c| c.policy) {
             self.outbound_only(policy, Some(id));
             ctx.out.push_back(Output::ActivateOutbound(id));
+        }
+    }
+
+    /// The peer has sent on `id`, so that it has it. A late packet on one that was replaced meanwhile says nothing.
+    pub(super) fn peer_sends_on(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
+        if self.child(id).is_some_and(|c| c.is_live()) {
+            self.activate(ctx, id);
         }
     }
 

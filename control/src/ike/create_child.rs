@@ -1,6 +1,7 @@
 //! Child SAs as they are negotiated, in IKE_AUTH and in CREATE_CHILD_SA, and the rekeying of Child SAs
 //! (RFC 7296 1.3.1, 1.3.3, 2.8, 2.9, 2.17).
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mobikex_common::alg::KeyExchange;
@@ -21,7 +22,11 @@ use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
 use super::select;
-use crate::config::Child;
+use super::versions::Version;
+use crate::config::{Child, TsPattern};
+
+/// Unknown SAs whose DELETE is remembered while an answer is awaited: more than one is unheard of.
+const MAX_DELETED: usize = 4;
 
 fn refuse(kind: NotifyType) -> Payload {
     Payload::Notify(Notify::new(kind, Vec::new()))
@@ -71,7 +76,7 @@ impl IkeSa {
             None => (resolve(&config.local_ts, self.local), resolve(&config.remote_ts, self.remote)),
         };
         let spi_in = ctx.spis.allocate(ctx.rng).ok_or(IkeError::NoSpi)?;
-        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys })
+        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys, deleted: Vec::new() })
     }
 
     /// Makes a Child SA of our offer and the peer's answer, or says why not. Gives the SPI back on failure.
@@ -129,7 +134,7 @@ impl IkeSa {
         let theirs = rules::proposals(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
-        let Some((config, ts_local, ts_remote)) = self.match_child(tsi, tsr, transport, replaces) else {
+        let Some((config, ts_local, ts_remote)) = self.match_child(ctx, tsi, tsr, transport, replaces) else {
             let ours: Vec<_> = self
                 .conn
                 .children
@@ -189,6 +194,7 @@ impl IkeSa {
     /// The configured child that fits the peer's selectors best: the first with the asked mode and an overlap.
     fn match_child(
         &self,
+        ctx: &Ctx<'_>,
         tsi: &[TrafficSelector],
         tsr: &[TrafficSelector],
         transport: bool,
@@ -197,8 +203,10 @@ impl IkeSa {
         let both = |ts_local: Vec<TrafficSelector>, ts_remote: Vec<TrafficSelector>| {
             (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
         };
-        let local = |config: &Child| resolve(&config.local_ts, self.local);
-        let remote = |config: &Child| resolve(&config.remote_ts, self.remote);
+        // The peer may have another pair of addresses in mind than we have, and asks over that one.
+        let (here, there) = self.asked_over(ctx);
+        let local = |config: &Child| either(&config.local_ts, [self.local, here]);
+        let remote = |config: &Child| either(&config.remote_ts, [self.remote, there]);
         let fit = |config: &Child| both(narrow(&local(config), tsr), narrow(&remote(config), tsi));
         if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
             // What is in use stays so (RFC 7296 2.9.2), also what actions on addresses have made of it since.
@@ -293,7 +301,31 @@ impl IkeSa {
             return ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
         };
         let lowest = offer.ni.clone().min(nr.clone());
+        let deleted = offer.deleted.clone();
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
+        self.conclude_rekeying(ctx, rekeys, new, lowest);
+        if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
+            self.retire(ctx, new, "deleted by the peer");
+        }
+    }
+
+    /// The peer deletes an SA that we do not know: perhaps the one whose making it has answered, and the answer was lost.
+    pub(super) fn note_deleted(&mut self, spi: &[u8]) {
+        let pending = self.pending.as_mut().map(|p| &mut p.exchange);
+        if let (Some(Exchange::CreateChild(offer)), Some(spi)) = (pending, spi_of(spi)) {
+            offer.deleted.truncate(MAX_DELETED - 1);
+            offer.deleted.insert(0, spi);
+        }
+    }
+
+    /// A Child SA of ours has been made in the place of another one: which of the two goes, if not both.
+    fn conclude_rekeying(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        rekeys: Option<ChildSaId>,
+        new: ChildSaId,
+        lowest: Vec<u8>,
+    ) {
         let Some(old) = rekeys.and_then(|id| self.child(id)) else { return };
         // RFC 7296 2.8.1: of two simultaneous rekeyings, the one with the lowest nonce is redundant, and its
         // initiator deletes what it created; the other initiator deletes the old SA.
@@ -404,7 +436,13 @@ impl IkeSa {
         let nr = ctx.nonce();
         let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
             return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
-                Ok((answer, _)) => answer,
+                Ok((answer, _)) => {
+                    if self.mobility.version == Version::MobikeX {
+                        // It begins with the pair of this request, which may be a new one.
+                        self.want_checks(ctx.now);
+                    }
+                    answer
+                }
                 Err(notify) => vec![Payload::Notify(*notify)],
             };
         };
@@ -438,6 +476,13 @@ impl IkeSa {
             Err(notify) => vec![Payload::Notify(*notify)],
         }
     }
+}
+
+/// Configured selectors at one of two addresses, which may be the same.
+fn either(patterns: &[TsPattern], own: [SocketAddr; 2]) -> Vec<TrafficSelector> {
+    let [mut all, more] = own.map(|own| resolve(patterns, own));
+    all.extend(more.into_iter().filter(|ts| !all.contains(ts)).collect::<Vec<_>>());
+    all
 }
 
 fn spi_of(bytes: &[u8]) -> Option<Spi> {

@@ -145,6 +145,7 @@ impl IkeSa {
             // The request may concern children that are still with the old SA. Unanswered it comes again, and
             // then they are here.
             ctx.effects.push(Effect::Inherit { from });
+            self.answer_over = None;
             return Ok(Ok(()));
         }
         let done = match header.exchange {

@@ -101,6 +101,7 @@ impl IkeSa {
             for spi in &delete.spis {
                 let Some(child) = self.child_by_peer_spi(spi) else {
                     info!(target: "IKE", "{} received DELETE for an unknown ESP SPI", self.name());
+                    self.note_deleted(spi);
                     continue;
                 };
                 let (id, state, config, spi_in) = (child.id, child.state, child.config.clone(), child.spi_in);

@@ -319,6 +319,19 @@ impl IkeSa {
         );
     }
 
+    /// The IKE SA is where it was before a move, since the peer did not answer a check: so are its Child SAs. The initiator
+    /// tells the peer; the responder, which may have been wrong, follows whoever speaks to it.
+    pub(super) fn went_back(&mut self, ctx: &mut Ctx<'_>) {
+        let (local, remote) = (self.local, self.remote);
+        self.move_to(ctx, local, remote);
+        if self.mobility.decides {
+            self.mobility.update_wanted = true;
+            self.tasks.push_back(Task::Reconcile);
+        } else {
+            self.mobility.adrift = true;
+        }
+    }
+
     /// The answer to our UPDATE_SA_ADDRESSES. `targets` says over how many pairs the request went.
     pub(super) fn handle_update_response(
         &mut self,

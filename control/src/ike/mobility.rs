@@ -195,8 +195,11 @@ impl IkeSa {
 
     /// The halves of a Child SA that is negotiated now.
     pub(super) fn initial_halves(&self, ctx: &Ctx<'_>) -> Halves {
-        let mut halves = Halves::single(self.local, self.remote);
-        halves.local.add(self.own(ctx, self.local));
+        // In version 1 they are where the IKE SA is.
+        let extended = self.mobility.version == Version::MobikeX;
+        let (local, remote) = if extended { self.asked_over(ctx) } else { (self.local, self.remote) };
+        let mut halves = Halves::single(local, remote);
+        halves.local.add(self.own(ctx, local));
         halves
     }
 

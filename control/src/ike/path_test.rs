@@ -9,6 +9,7 @@ use tracing::{debug, info};
 
 use super::ctx::Ctx;
 use super::error::IkeError;
+use super::mobility::cookie;
 use super::output::Event;
 use super::path_table::Health;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
@@ -69,7 +70,8 @@ impl IkeSa {
             return Ok(());
         }
         debug!(target: "IKE", "{} testing {path}", self.name());
-        let (cookie, payloads) = self.question(ctx, path.local, path.remote);
+        let cookie = cookie(ctx);
+        let payloads = self.question(path.local, path.remote, Some(&cookie));
         let exchange = Exchange::PathTest { path, cookie, at: ctx.now };
         let via = Via { path, tries: TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)

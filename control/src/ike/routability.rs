@@ -16,6 +16,7 @@ use super::path_table::path;
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::Check;
+use super::versions::Version;
 use crate::config::ReturnRoutability;
 
 impl IkeSa {
@@ -61,35 +62,41 @@ impl IkeSa {
         self.candidates(ctx).into_iter().find(reaches).map(|a| SocketAddr::new(a, self.local.port()))
     }
 
+    /// Whether the peer has said to be at an address; without any Child SA that is where the IKE SA is.
+    fn is_named(&self, remote: SocketAddr) -> bool {
+        let named = |c: &ChildSa| c.halves.remote.has_exactly(remote);
+        self.children.iter().any(named) || (self.children.is_empty() && self.remote == remote)
+    }
+
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let named = |c: &ChildSa| c.halves.remote.iter().any(|o| o.addr == remote);
-        let rebound = self.peer_behind_nat && !self.children.iter().any(named);
+        let rebound = self.peer_behind_nat && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
         };
-        let (cookie, payloads) = self.question(ctx, local, remote);
+        let cookie = cookie(ctx);
+        let payloads = self.question(local, remote, Some(&cookie));
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
         let exchange = Exchange::Check { remote, cookie, rebound };
         let via = Via { path: path(local, remote), tries: CHECK_TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
     }
 
-    /// What is asked over one pair of addresses, with the cookie that its answer must repeat.
+    /// What is asked over one pair of addresses to see that the peer is there; its answer must repeat the cookie.
     pub(super) fn question(
         &self,
-        ctx: &mut Ctx<'_>,
         local: SocketAddr,
         remote: SocketAddr,
-    ) -> (Vec<u8>, Vec<Payload>) {
-        let cookie = cookie(ctx);
+        cookie: Option<&[u8]>,
+    ) -> Vec<Payload> {
         let mut payloads = Vec::new();
-        if self.nat_t {
+        if self.nat_t && self.mobility.version != Version::None {
+            // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
             payloads.extend(self.nat_detection(local, remote));
         }
-        payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        (cookie, payloads)
+        payloads.extend(cookie.map(|c| Payload::Notify(Notify::new(NotifyType::COOKIE2, c.to_vec()))));
+        payloads
     }
 
     /// The answer to a check. It proves the address only if the request went nowhere else.
@@ -101,6 +108,8 @@ impl IkeSa {
         only_there: bool,
     ) -> Result<(), Gone> {
         self.verify_cookie(ctx, cookie, payloads)?;
+        // It may have told meanwhile that it is there.
+        let rebound = rebound && !self.is_named(remote);
         if !only_there {
             if !rebound {
                 self.check_failed(ctx, remote, "it does not answer there");
@@ -110,7 +119,7 @@ impl IkeSa {
         }
         if rebound {
             if !self.peer_behind_nat {
-                // It has told meanwhile where it is.
+                // It has told meanwhile where it is, and that is elsewhere.
                 return Ok(());
             }
             self.peer_rebound(ctx, remote);
@@ -139,7 +148,7 @@ impl IkeSa {
         }
         self.mobility.table.hurry(remote, ctx.now);
         let until = ctx.now + RETIRED;
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             for old in std::mem::take(&mut child.leaving) {
                 let fits = |l: &&Outer| l.addr.is_ipv4() == old.addr.is_ipv4();
                 let gone = child.halves.local.iter().filter(fits).map(|l| path(l.addr, old.addr));
@@ -182,6 +191,9 @@ impl IkeSa {
             && let Some((local, remote)) = self.mobility.previous
         {
             self.retarget(ctx, local, remote);
+            if self.mobility.version == Version::Mobike {
+                self.went_back(ctx);
+            }
         }
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
         self.refresh(ctx);
@@ -198,7 +210,8 @@ impl IkeSa {
     /// Takes an address of the peer out of the sets; what it replaced is there again.
     pub(super) fn drop_address(&mut self, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
-        for child in self.children.iter_mut().filter(|c| c.halves.remote.has(remote.ip())) {
+        // Behind a NAT it may have moved to another port of the same address meanwhile.
+        for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             let back = std::mem::take(&mut child.leaving);
             back.into_iter().for_each(|old| {
                 child.halves.remote.add(old);

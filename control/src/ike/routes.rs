@@ -12,6 +12,7 @@ use super::path_table::{Health, path};
 use super::sa::{IkeSa, Pending, QUICK_ATTEMPTS, Task};
 use super::sets::Check;
 use super::versions::Version;
+use crate::config::ReturnRoutability;
 
 /// Pairs of addresses over which one request is sent at most.
 const MAX_ROUTES: usize = 8;
@@ -97,7 +98,14 @@ impl IkeSa {
 
     /// Whether the peer has been at an address, or is configured to be: then it may get more than one datagram a second.
     pub(super) fn is_proven(&self, remote: SocketAddr) -> bool {
-        self.mobility.checks.get(&remote) == Some(&Check::Passed)
+        // Without checks, only what has been answered over some pair shows it.
+        let answered = || match self.conn.return_routability {
+            ReturnRoutability::Off => {
+                self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up)
+            }
+            _ => true,
+        };
+        (self.mobility.checks.get(&remote) == Some(&Check::Passed) && answered())
             || self.conn.remote_singles().any(|a| a == remote.ip())
     }
 
@@ -129,8 +137,8 @@ impl IkeSa {
             }
             Some(via) => {
                 debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
+                pending.targets += u32::from(via.path != current);
                 pending.via = None;
-                pending.targets += 1;
                 vec![current]
             }
             None => {
@@ -145,7 +153,7 @@ impl IkeSa {
     }
 
     /// The peer asks something over another pair, while it does not answer us over the ones that we know, or is heard again
-    /// after a long time. Within three times what came from there (M4 of the threats), our request goes there too.
+    /// after a long time. Within three times what came from there meanwhile (M4 of the threats), our request goes there too.
     pub(super) fn try_there(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -155,9 +163,13 @@ impl IkeSa {
         let elsewhere = (local, remote) != (self.local, self.remote);
         let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
         let patience = if elsewhere { 0 } else { QUICK_ATTEMPTS };
-        let waits =
-            |p: &&mut Pending| p.attempts > patience && p.via.is_none() && p.datagram.len() <= 3 * octets;
-        if let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) {
+        let waits = |p: &&mut Pending| p.attempts > patience && p.via.is_none();
+        let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) else { return };
+        let before = pending.credit.filter(|(from, _)| *from == remote).map_or(0, |(_, credit)| credit);
+        let credit = before.saturating_add(3 * octets);
+        let needed = pending.datagram.len();
+        pending.credit = Some((remote, credit.checked_sub(needed).unwrap_or(credit)));
+        if credit >= needed {
             pending.targets += u32::from(elsewhere);
             let datagram = pending.datagram.clone();
             let _ = self.send_over(ctx, path(local, remote), datagram);

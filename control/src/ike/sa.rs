@@ -14,7 +14,7 @@ use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::{IkeSpi, Spi};
-use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
 use tracing::{debug, info};
 
 use super::addresses::{Outer, Replaces};
@@ -142,6 +142,8 @@ pub(super) struct Pending {
     pub(super) via: Option<Via>,
     /// How many pairs of addresses the request has gone over.
     pub(super) targets: u32,
+    /// Octets that may go to where the peer asked something from, while it does not answer where we know it.
+    pub(super) credit: Option<(SocketAddr, usize)>,
     pub(super) next: Instant,
 }
 
@@ -413,6 +415,7 @@ impl IkeSa {
             attempts: 0,
             via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
             targets: 1,
+            credit: None,
             next,
         });
         Ok(datagram)
@@ -464,6 +467,12 @@ impl IkeSa {
         Ok(())
     }
 
+    /// The addresses of the request that is being answered, where policy lets the peer be there, or else those in use.
+    pub(super) fn asked_over(&self, ctx: &Ctx<'_>) -> (SocketAddr, SocketAddr) {
+        let over = self.answer_over.filter(|(_, remote, _)| self.acceptable(ctx, remote.ip()));
+        over.map_or((self.local, self.remote), |(local, remote, _)| (local, remote))
+    }
+
     /// Queues a task unless the same one already waits, and starts it if the window is free.
     pub(super) fn add_task(&mut self, ctx: &mut Ctx<'_>, task: Task) {
         if !self.tasks.contains(&task) {
@@ -506,14 +515,7 @@ impl IkeSa {
     }
 
     fn start_liveness(&mut self, ctx: &mut Ctx<'_>, cookie: Option<Vec<u8>>) -> Result<(), IkeError> {
-        let mut payloads = Vec::new();
-        if self.nat_t && self.mobility.version != Version::None {
-            // A NAT in front of us that comes, goes or has a new mapping shows in the answer (RFC 4555 3.8).
-            payloads.extend(self.nat_detection(self.local, self.remote));
-        }
-        if let Some(cookie) = &cookie {
-            payloads.push(Payload::Notify(Notify::new(NotifyType::COOKIE2, cookie.clone())));
-        }
+        let payloads = self.question(self.local, self.remote, cookie.as_deref());
         self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(cookie), &payloads).map(drop)
     }
 

@@ -378,5 +378,152 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: true }, 15),
             ],
         ),
+        fault(
+            "an address that was to be told once more vanished meanwhile and stayed in the sets of both",
+            902_282,
+            Setup {
+                transport: true,
+                scheduler: Redundant,
+                routability: After,
+                encap: false,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[
+                (Replace { host: 1, addr: 1 }, 1985),
+                (Add { host: 1, addr: 0 }, 0),
+                (Mute { host: 0, addr: 0 }, 181),
+                (Replace { host: 0, addr: 2 }, 1627),
+            ],
+        ),
+        fault(
+            "a long request never reached a peer whose NAT had rebooted and who asks short ones only",
+            501_780,
+            Setup { scheduler: Redundant, ..behind_nat },
+            &[
+                (Rekey { host: 0, child: true }, 2602),
+                (NatReboot, 113),
+                (Rekey { host: 1, child: false }, 13),
+                (Nat { on: true }, 1570),
+            ],
+        ),
+        fault(
+            "a failed check of one port of a NAT took another port of it away",
+            400_802,
+            Setup { routability: After, filters: true, loss: 10, duplication: 10, ..CALM },
+            &[
+                (Nat { on: true }, 5),
+                (Replay { datagrams: 8 }, 314),
+                (Heal, 1640),
+                (Add { host: 1, addr: 1 }, 2051),
+                (ForgeSource { host: 0, victim: 1, datagrams: 3 }, 1126),
+                (Add { host: 0, addr: 1 }, 2914),
+                (ReplaceBoth { addrs: [2, 1] }, 176),
+            ],
+        ),
+        fault(
+            "a check that was answered late over the pair in use, the only one that it went over, failed",
+            606_641,
+            Setup { scheduler: Redundant, filters: true, v6: true, addresses: [2, 2], ..version_1 },
+            &[
+                (ForgeSource { host: 1, victim: 0, datagrams: 5 }, 166),
+                (Remove { host: 0, addr: 2 }, 1787),
+                (Remove { host: 1, addr: 2 }, 1085),
+            ],
+        ),
+        fault(
+            "after a failed check in version 1 the IKE SA went back and its Child SA did not",
+            1_202_687,
+            Setup {
+                routability: After,
+                encap: false,
+                filters: true,
+                v6: true,
+                addresses: [1, 2],
+                ..version_1
+            },
+            &[
+                (Deafen { host: 0, addr: 0 }, 1779),
+                (Replace { host: 0, addr: 0 }, 2576),
+                (Mtu { octets: 482 }, 2583),
+            ],
+        ),
+        fault(
+            "the DELETE of a Child SA came before the answer that had made it",
+            903_439,
+            Setup {
+                scheduler: Redundant,
+                encap: false,
+                loss: 10,
+                private: true,
+                addresses: [2, 2],
+                ..version_1
+            },
+            &[
+                (Rekey { host: 1, child: true }, 4),
+                (Add { host: 0, addr: 0 }, 257),
+                (Rekey { host: 1, child: true }, 11),
+                (Down { host: 0, child: true }, 26),
+            ],
+        ),
+        fault(
+            "the first packet on a Child SA came when it had been replaced, and it was sent on again",
+            1_104_391,
+            Setup { scheduler: Redundant, encap: false, addresses: [2, 2], reordering: 20, ..CALM },
+            &[
+                (Add { host: 1, addr: 0 }, 14),
+                (Replace { host: 0, addr: 0 }, 1886),
+                (Rekey { host: 1, child: true }, 29),
+                (Traffic { host: 1, on: false }, 63),
+                (Rekey { host: 1, child: true }, 6781),
+            ],
+        ),
+        fault(
+            "without a Child SA a check of the address in use was taken for one of a new mapping",
+            1_103_204,
+            Setup { scheduler: Packet, v6: true, addresses: [2, 2], ..version_1 },
+            &[
+                (Replace { host: 0, addr: 0 }, 862),
+                (Jump { seconds: 5000 }, 8131),
+                (Nat { on: true }, 2989),
+                (ReplaceBoth { addrs: [1, 2] }, 2777),
+            ],
+        ),
+        fault(
+            "an address that an operator had named was not told again to a peer that had dropped it",
+            607_957,
+            Setup { routability: After, v6: true, addresses: [2, 2], ..CALM },
+            &[
+                (Replace { host: 0, addr: 0 }, 773),
+                (ReplaceBoth { addrs: [2, 0] }, 4),
+                (Add { host: 0, addr: 0 }, 138),
+                (HandUpdate { host: 0, old: None, new: 2, check: false }, 2259),
+                (ReplaceBoth { addrs: [1, 2] }, 201),
+            ],
+        ),
+        fault(
+            "without return routability an address that nobody had answered from got several requests at once",
+            2_000_462,
+            Setup { transport: true, routability: Off, encap: false, ..CALM },
+            &[
+                (HandAdd { host: 0, addr: 3, check: false }, 337),
+                (Add { host: 1, addr: 1 }, 3),
+                (Crash { host: 0 }, 2673),
+            ],
+        ),
+        fault(
+            "in transport mode there was no new Child SA where the ends had chosen other pairs for their IKE SA",
+            601_239,
+            Setup {
+                transport: true,
+                scheduler: Packet,
+                routability: After,
+                encap: false,
+                filters: true,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[(Sleep { host: 0, seconds: 100 }, 724), (Jump { seconds: 5000 }, 20)],
+        ),
     ]
 }

@@ -520,7 +520,7 @@ impl Endpoint {
             match event {
                 ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
                 ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
-                ChildEvent::FirstInbound(id) => sa.activate(ctx, id),
+                ChildEvent::FirstInbound(id) => sa.peer_sends_on(ctx, id),
                 ChildEvent::Traffic(_) => sa.traffic_begins(ctx),
                 ChildEvent::Acquire(_) => {}
             }

@@ -10,7 +10,7 @@ pub(super) mod selector;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -113,8 +113,7 @@ impl IkeSa {
             self.retarget(ctx, next.0, next.1);
             moved = true;
         }
-        let kept = |a: &IpAddr| ctx.network.has(*a) || self.mobility.by_hand.contains(a);
-        let gone: Vec<IpAddr> = self.mobility.announced.iter().copied().filter(|a| !kept(a)).collect();
+        let gone = self.gone(ctx);
         for addr in &gone {
             self.mobility.table.fail(|p| p.local.ip() == *addr, ctx.now);
         }
@@ -124,15 +123,17 @@ impl IkeSa {
             self.mobility.announced.clear();
             self.replace_own(ctx, None, self.local);
             moved = false;
-        }
-        for addr in gone.into_iter().filter(|a| self.mobility.announced.remove(a)).collect::<Vec<_>>() {
-            // The one in use takes its place, also where it is in the set already. REMOVE could take the last one away:
-            // the peer may have dropped addresses that it could not reach.
-            let new = Some(self.local.ip()).filter(|a| !self.hidden(*a));
-            requests.push(request(Wish::Update { old: Some(addr), new }, Scope::All));
-            // Then the IKE SA moves along, if that is where it was.
-            moved &= addr != here;
-            self.replace_own(ctx, Some(addr), self.local);
+        } else {
+            for addr in gone {
+                // The one in use takes its place, also where it is in the set already. REMOVE could take the last one
+                // away: the peer may have dropped addresses that it could not reach.
+                let new = Some(self.local.ip()).filter(|a| !self.hidden(*a));
+                requests.push(request(Wish::Update { old: Some(addr), new }, Scope::All));
+                // Then the IKE SA moves along, if that is where it was.
+                moved &= addr != here;
+                self.mobility.announced.remove(&addr);
+                self.replace_own(ctx, Some(addr), self.local);
+            }
         }
         if requests.is_empty() && std::mem::take(&mut self.mobility.tell_all) {
             let here = self.local.ip();
@@ -142,8 +143,10 @@ impl IkeSa {
                 requests.push(request(Wish::Update { old: None, new: Some(here) }, Scope::All));
                 moved = false;
             }
-            let by_hand = &self.mobility.by_hand;
-            self.mobility.announced.retain(|a| (*a == here && told) || by_hand.contains(a));
+            // What an operator has named and we do not have is not ours to tell.
+            let foreign = |a: &IpAddr| self.mobility.by_hand.contains(a) && !ctx.network.has(*a);
+            let kept = |a: &IpAddr| (*a == here && told) || foreign(a);
+            self.mobility.announced = self.mobility.announced.iter().copied().filter(kept).collect();
         } else if !requests.is_empty() {
             self.mobility.tell_pause = TELL_AGAIN;
         }
@@ -171,6 +174,13 @@ impl IkeSa {
             return Ok(());
         }
         self.send_actions(ctx, requests, via)
+    }
+
+    /// Addresses that the peer may still have and we have no longer. One that was to be told once more is only in the sets.
+    fn gone(&self, ctx: &Ctx<'_>) -> BTreeSet<IpAddr> {
+        let kept = |a: &IpAddr| ctx.network.has(*a) || self.mobility.by_hand.contains(a);
+        let sets = self.children.iter().flat_map(|c| c.halves.local.iter().map(|o| o.addr.ip()));
+        self.mobility.announced.iter().copied().chain(sets).filter(|a| !kept(a)).collect()
     }
 
     /// Whether all addresses can be told at once: not what only a NAT can name, nor against what an operator has asked for.
