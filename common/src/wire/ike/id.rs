@@ -80,7 +80,11 @@ impl Identification {
         let kind = if text.contains('@') { IdType::RFC822_ADDR } else { IdType::FQDN };
         match text.strip_prefix('*') {
             // What follows must be a name by itself, with no further pattern in it.
-            Some(end) if end.starts_with(['.', '@']) && format!("x{end}").parse::<Self>().is_ok() => {
+            Some(end)
+                if end.len() > 1
+                    && end.starts_with(['.', '@'])
+                    && format!("x{end}").parse::<Self>().is_ok() =>
+            {
                 Ok(Self { kind, data: text.as_bytes().to_vec() })
             }
             _ => text.parse(),
