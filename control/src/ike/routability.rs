@@ -75,8 +75,9 @@ impl IkeSa {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
         };
-        let cookie = cookie(ctx);
-        let payloads = self.question(local, remote, Some(&cookie));
+        // A peer without MOBIKE would leave COOKIE2 out of its answer, as whatever it does not know (RFC 7296 3.10).
+        let cookie = if self.mobility.version == Version::None { Vec::new() } else { cookie(ctx) };
+        let payloads = self.question(local, remote, (!cookie.is_empty()).then_some(&cookie[..]));
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
         let exchange = Exchange::Check { remote, cookie, rebound };
         let via = Via { path: path(local, remote), tries: CHECK_TRIES };
@@ -128,7 +129,7 @@ impl IkeSa {
         Ok(())
     }
 
-    /// Closes the IKE SA unless COOKIE2 came back as it was sent (RFC 4555 3.7).
+    /// Closes the IKE SA unless COOKIE2, if there was one, came back as it was sent (RFC 4555 3.7).
     pub(super) fn verify_cookie(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -136,6 +137,7 @@ impl IkeSa {
         payloads: &[Payload],
     ) -> Result<(), Gone> {
         match notify(payloads, NotifyType::COOKIE2) {
+            _ if cookie.is_empty() => Ok(()),
             Some(answer) if answer.data == cookie => Ok(()),
             _ => Err(self.close(ctx, "the peer did not return COOKIE2 as it was sent", false)),
         }

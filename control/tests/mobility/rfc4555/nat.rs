@@ -38,6 +38,30 @@ fn nat_detection_in_a_request_is_answered_and_has_no_other_effect() {
     assert!(puppet.said().is_empty());
 }
 
+/// RFC 7296 2.23: it is followed to where its ESP comes from, once it answers there, and knows nothing of COOKIE2.
+#[test]
+fn a_peer_without_mobike_is_followed_to_its_new_mapping() {
+    let outside = |port| at("203.0.113.200", port);
+    let mut puppet = Puppet::new(plain(1, |_| {}), &B[..1]);
+    let to = at(B[0], 4500);
+    let inside = plain_over("10.9.9.9", B[0]);
+    puppet.connect((outside(500), at(B[0], 500)), (outside(1024), to), Some(inside), &[]);
+    puppet.said();
+    assert_eq!(puppet.view().mobike, Version::None);
+    let child = *puppet.children.keys().next().unwrap();
+    let seen = mobikex_common::addr::Path { local: to, remote: outside(1025) };
+    puppet.endpoint.handle_new_source(puppet.now, child, seen);
+    puppet.advance(SECOND);
+    let check = puppet.said().pop().unwrap();
+    assert_eq!((check.to, check.payloads.as_slice()), (outside(1025), &[][..]));
+    assert_eq!(puppet.view().remote, outside(1024), "not before it answers");
+    puppet.answer(&check, &[]);
+    assert!(puppet.is_up(), "{}", puppet.story());
+    assert_eq!(puppet.view().remote, outside(1025), "{}", puppet.story());
+    let remotes: Vec<_> = paths(&puppet).into_iter().map(|path| path.path.remote).collect();
+    assert!(remotes.contains(&outside(1025)), "{remotes:?}");
+}
+
 #[test]
 fn an_ike_message_from_elsewhere_moves_nothing() {
     let outside = |port| at("203.0.113.200", port);
