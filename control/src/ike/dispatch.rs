@@ -244,7 +244,7 @@ impl IkeSa {
         };
         debug!(target: "ENC", "{} parsed {} response {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
         let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
-        let only_there = pending.targets == 1;
+        let only_there = !pending.elsewhere;
         if !only_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
             self.found_working(ctx, addresses);
         }

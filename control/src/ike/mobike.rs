@@ -332,7 +332,8 @@ impl IkeSa {
         }
     }
 
-    /// The answer to our UPDATE_SA_ADDRESSES. `targets` says over how many pairs the request went.
+    /// The answer to our UPDATE_SA_ADDRESSES. `only_there` says that the request went over one pair
+    /// of addresses alone.
     pub(super) fn handle_update_response(
         &mut self,
         ctx: &mut Ctx<'_>,

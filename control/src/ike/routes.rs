@@ -26,7 +26,7 @@ impl IkeSa {
         (self.local, self.remote) = (local, remote);
         // What goes over a pair of its own stays there.
         if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
-            pending.targets += 1;
+            pending.goes_over(path(local, remote));
             let datagram = pending.datagram.clone();
             let sent = self.send_over(ctx, self.current(), datagram);
             if let (Err(when), Some(pending)) = (sent, &mut self.pending) {
@@ -137,15 +137,12 @@ impl IkeSa {
             }
             Some(via) => {
                 debug!(target: "IKE", "{name} {} does not answer, going on over {current}", via.path);
-                pending.targets += u32::from(via.path != current);
                 pending.via = None;
                 vec![current]
             }
-            None => {
-                pending.targets += routes.iter().filter(|r| **r != current).count() as u32;
-                routes
-            }
+            None => routes,
         };
+        routes.iter().for_each(|route| pending.goes_over(*route));
         for route in routes {
             // What may not go there now does so with the next one.
             let _ = self.send_over(ctx, route, datagram.clone());
@@ -170,7 +167,7 @@ impl IkeSa {
         let needed = pending.datagram.len();
         pending.credit = Some((remote, credit.checked_sub(needed).unwrap_or(credit)));
         if credit >= needed {
-            pending.targets += u32::from(elsewhere);
+            pending.goes_over(path(local, remote));
             let datagram = pending.datagram.clone();
             let _ = self.send_over(ctx, path(local, remote), datagram);
         }

@@ -140,11 +140,19 @@ pub(super) struct Pending {
     pub(super) datagram: Vec<u8>,
     pub(super) attempts: u32,
     pub(super) via: Option<Via>,
-    /// How many pairs of addresses the request has gone over.
-    pub(super) targets: u32,
+    /// The pair of addresses that the request went over first, and whether it has gone over any other.
+    pub(super) first: Path,
+    pub(super) elsewhere: bool,
     /// Octets that may go to where the peer asked something from, while it does not answer where we know it.
     pub(super) credit: Option<(SocketAddr, usize)>,
     pub(super) next: Instant,
+}
+
+impl Pending {
+    /// Notes that the request goes over a pair of addresses, whichever is the current one by then.
+    pub(super) fn goes_over(&mut self, path: Path) {
+        self.elsewhere |= path != self.first;
+    }
 }
 
 /// What the request was for.
@@ -414,7 +422,8 @@ impl IkeSa {
             datagram: datagram.clone(),
             attempts: 0,
             via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
-            targets: 1,
+            first: path,
+            elsewhere: false,
             credit: None,
             next,
         });

@@ -525,5 +525,16 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             },
             &[(Sleep { host: 0, seconds: 100 }, 724), (Jump { seconds: 5000 }, 20)],
         ),
+        fault(
+            "an address that a forger named counted as checked by an answer from where the peer had gone meanwhile",
+            3_028_091,
+            Setup { scheduler: Packet, filters: true, addresses: [1, 2], ..version_1 },
+            &[
+                (Add { host: 0, addr: 2 }, 11_501),
+                (ForgeSource { host: 0, victim: 1, datagrams: 4 }, 167),
+                (Replace { host: 1, addr: 2 }, 8),
+                (Add { host: 1, addr: 2 }, 9957),
+            ],
+        ),
     ]
 }
