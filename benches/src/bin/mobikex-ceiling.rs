@@ -19,7 +19,8 @@ use mobikex_common::alg::{Cipher, KeyBits};
 use mobikex_common::crypto::PacketCipher;
 use mobikex_common::wire::ip::Packet;
 use mobikex_dataplane::io::{
-    BATCH, LANES, RecvBatch, SendBatch, SendSlot, TUN_READ, Tun, TunOffload, TunQueue, UdpSocket,
+    BATCH, LANES, PASS_READ, PASS_SEND, RecvBatch, SendBatch, SendSlot, TUN_READ, Tun, TunOffload, TunQueue,
+    UdpSocket,
 };
 use mobikex_dataplane::offload::{Coalescer, Segments, complete_checksum};
 
@@ -31,9 +32,6 @@ const IV: usize = 8;
 /// And behind it: Pad Length, Next Header and, at its least, padding, then the ICV.
 const TRAILER: usize = 2;
 const ICV: usize = 16;
-/// Octets read before a pass ends, and octets sealed before they are sent, as in a worker.
-const READ: usize = 4 * TUN_READ;
-const SEND: usize = 64 << 10;
 /// Passes without asking the system for the other source, as in a worker.
 const PASSES: u32 = 4;
 
@@ -82,7 +80,7 @@ impl Forwarder {
     fn out(&mut self) -> bool {
         let (mut octets, mut more) = (0, true);
         for _ in 0..BATCH {
-            if octets > READ - TUN_READ {
+            if octets > PASS_READ - TUN_READ {
                 break;
             }
             match self.tun.recv(&mut self.read) {
@@ -116,7 +114,7 @@ impl Forwarder {
                         let (local, remote) = (self.udp.local_addr(), self.remote);
                         self.batch.commit(0, SendSlot { local, remote, device: 0, tos: 0, tag: 0, len });
                     }
-                    if self.batch.octets() >= SEND {
+                    if self.batch.octets() >= PASS_SEND {
                         self.udp.send_batch(&mut self.batch, 0, |_, _| {});
                     }
                 }

@@ -152,7 +152,7 @@ impl IkeSa {
                 self.handle_path_test_response(ctx, (path, &cookie, at), payloads, only_there)
             }
             Exchange::Check { remote, cookie, rebound } => {
-                self.handle_check_response(ctx, (remote, &cookie, rebound), payloads, only_there)
+                self.handle_check_response(ctx, (remote, cookie.as_deref(), rebound), payloads, only_there)
             }
             Exchange::Liveness(cookie) => {
                 self.handle_liveness_response(ctx, cookie.as_deref(), payloads, only_there)

@@ -222,19 +222,16 @@ impl Parties<'_> {
         payloads: &[Payload],
     ) -> Result<AuthenticatedPeer, IkeError> {
         let auth = rules::auth(payloads).ok_or(IkeError::Rule { exchange: "IKE_AUTH", story: "no AUTH" })?;
-        let peer = match &self.conn.remote.method {
+        match &self.conn.remote.method {
             Method::Psk => {
                 let secret = find_secret(&ctx.config.secrets, self.local, self.remote);
                 let secret = secret.ok_or_else(|| no_secret(self))?;
                 let peer = verify_psk(self.keys.prf, &secret.secret, octets, auth)?;
                 info!(target: "IKE", "authentication of '{}' with pre-shared key successful", self.remote);
-                peer
+                Ok(peer)
             }
             Method::Pubkey(_) if auth.method == AuthMethod::SHARED_KEY_MIC => {
-                return Err(failed(format!(
-                    "'{}' uses a pre-shared key, we expect a signature",
-                    self.remote
-                )));
+                Err(failed(format!("'{}' uses a pre-shared key, we expect a signature", self.remote)))
             }
             Method::Pubkey(rules) => {
                 let legacy = self.wishes.hashes.is_none();
@@ -245,10 +242,9 @@ impl Parties<'_> {
                         break;
                     }
                 }
-                outcome?
+                outcome
             }
-        };
-        Ok(peer)
+        }
     }
 
     /// The keys that the peer may have: the one of its certificate, once that is trusted and is for its identity, or those

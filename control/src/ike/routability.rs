@@ -76,8 +76,8 @@ impl IkeSa {
             return Ok(());
         };
         // A peer without MOBIKE would leave COOKIE2 out of its answer, as whatever it does not know (RFC 7296 3.10).
-        let cookie = if self.mobility.version == Version::None { Vec::new() } else { cookie(ctx) };
-        let payloads = self.question(local, remote, (!cookie.is_empty()).then_some(&cookie[..]));
+        let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
+        let payloads = self.question(local, remote, cookie.as_deref());
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
         let exchange = Exchange::Check { remote, cookie, rebound };
         let via = Via { path: path(local, remote), tries: CHECK_TRIES };
@@ -104,11 +104,13 @@ impl IkeSa {
     pub(super) fn handle_check_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        (remote, cookie, rebound): (SocketAddr, &[u8], bool),
+        (remote, cookie, rebound): (SocketAddr, Option<&[u8]>, bool),
         payloads: &[Payload],
         only_there: bool,
     ) -> Result<(), Gone> {
-        self.verify_cookie(ctx, cookie, payloads)?;
+        if let Some(cookie) = cookie {
+            self.verify_cookie(ctx, cookie, payloads)?;
+        }
         // It may have told meanwhile that it is there.
         let rebound = rebound && !self.is_named(remote);
         if !only_there {
@@ -129,7 +131,7 @@ impl IkeSa {
         Ok(())
     }
 
-    /// Closes the IKE SA unless COOKIE2, if there was one, came back as it was sent (RFC 4555 3.7).
+    /// Closes the IKE SA unless COOKIE2 came back as it was sent (RFC 4555 3.7).
     pub(super) fn verify_cookie(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -137,7 +139,6 @@ impl IkeSa {
         payloads: &[Payload],
     ) -> Result<(), Gone> {
         match notify(payloads, NotifyType::COOKIE2) {
-            _ if cookie.is_empty() => Ok(()),
             Some(answer) if answer.data == cookie => Ok(()),
             _ => Err(self.close(ctx, "the peer did not return COOKIE2 as it was sent", false)),
         }

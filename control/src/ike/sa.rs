@@ -171,10 +171,10 @@ pub(super) enum Exchange {
     MobikeNone,
     Actions(Box<Actions>),
     Negotiate(Version),
-    /// COOKIE2 to an address of the peer; `rebound` when it showed up there by itself.
+    /// A question to an address of the peer, with COOKIE2 if there is MOBIKE; `rebound` when it showed up there by itself.
     Check {
         remote: SocketAddr,
-        cookie: Vec<u8>,
+        cookie: Option<Vec<u8>>,
         rebound: bool,
     },
     /// A test of one pair of addresses, sent at that time.

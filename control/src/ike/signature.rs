@@ -8,6 +8,13 @@ use crate::credentials::PubkeyRules;
 
 const ED25519: &[u8] = &[0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
 
+/// In the order in which object identifiers count them.
+const HASHES: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
+
+fn place(hash: Hash) -> Option<u8> {
+    HASHES.into_iter().zip(0..).find_map(|(known, place)| (known == hash).then_some(place))
+}
+
 fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     let body = parts.concat();
     // All of these are shorter than the 128 octets of a long length.
@@ -18,12 +25,7 @@ fn tlv(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
 
 /// `{ id-sha2, NULL }`, or without the NULL.
 fn hash_identifier(hash: Hash, null: bool) -> Option<Vec<u8>> {
-    let last = match hash {
-        Hash::Sha256 => 1,
-        Hash::Sha384 => 2,
-        Hash::Sha512 => 3,
-        _ => return None,
-    };
+    let last = 1 + place(hash)?;
     let oid = tlv(6, &[&[0x60, 0x86, 0x48, 1, 0x65, 3, 4, 2, last]]);
     Some(tlv(0x30, &[&oid, if null { &[5, 0] } else { &[] }]))
 }
@@ -31,12 +33,7 @@ fn hash_identifier(hash: Hash, null: bool) -> Option<Vec<u8>> {
 /// RSASSA-PSS with the hash for the mask too and a salt of its length (RFC 7427 A.4.3). NULL and the trailer field, whose
 /// only value is the default, are written or left out as implementations please.
 fn pss_identifier(hash: Hash, nulls: (bool, bool), trailer: bool) -> Option<Vec<u8>> {
-    let salt = match hash {
-        Hash::Sha256 => 32,
-        Hash::Sha384 => 48,
-        Hash::Sha512 => 64,
-        _ => return None,
-    };
+    let salt = 32 + 16 * place(hash)?;
     let mgf1 = tlv(6, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 8]]);
     let mask = tlv(0x30, &[&mgf1, &hash_identifier(hash, nulls.1)?]);
     let trailer: &[u8] = if trailer { &[0xa3, 3, 2, 1, 1] } else { &[] };
@@ -57,31 +54,19 @@ fn pss_identifier(hash: Hash, nulls: (bool, bool), trailer: bool) -> Option<Vec<
 fn identifier(scheme: Scheme) -> Option<Vec<u8>> {
     Some(match scheme {
         Scheme::RsaPkcs1(hash) => {
-            let last = match hash {
-                Hash::Sha256 => 11,
-                Hash::Sha384 => 12,
-                Hash::Sha512 => 13,
-                _ => return None,
-            };
+            let last = 11 + place(hash)?;
             let oid = tlv(6, &[&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, last]]);
             tlv(0x30, &[&oid, &[5, 0]])
         }
         Scheme::RsaPss(hash) => pss_identifier(hash, (true, true), false)?,
         Scheme::Ecdsa(hash) => {
-            let last = match hash {
-                Hash::Sha256 => 2,
-                Hash::Sha384 => 3,
-                Hash::Sha512 => 4,
-                _ => return None,
-            };
+            let last = 2 + place(hash)?;
             tlv(0x30, &[&tlv(6, &[&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, last]])])
         }
         Scheme::EcdsaFixed => return None,
         Scheme::Ed25519 => ED25519.to_vec(),
     })
 }
-
-const HASHES: [Hash; 3] = [Hash::Sha256, Hash::Sha384, Hash::Sha512];
 
 /// The scheme of an AlgorithmIdentifier, whose whole encoding has to be one of those that are known.
 fn scheme_of(der: &[u8]) -> Option<Scheme> {

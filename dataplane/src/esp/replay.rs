@@ -2,8 +2,8 @@
 //!
 //! The window is a ring of 64-bit blocks (RFC 6479): moving it forward clears whole blocks and never shifts
 //! bits, so its cost does not grow with its size. Until it has moved on by its own length no block is used twice, so
-//! that an SA which has carried little has only the blocks that it needs. It belongs to one worker and is plain memory: a check, the
-//! integrity check and the update happen on one core with nothing in between.
+//! that an SA which has carried little has only the blocks that it needs. It belongs to one worker and is plain memory:
+//! a check, the integrity check and the update happen on one core with nothing in between.
 
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::ChildSaId;

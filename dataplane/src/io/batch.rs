@@ -6,9 +6,14 @@ use std::os::fd::BorrowedFd;
 
 use super::message::{Control, Name};
 use super::sys::{self, Header};
+use super::tun::TUN_READ;
 
 /// Packets that one system call moves at most.
 pub const BATCH: usize = 64;
+/// Octets read from the TUN device before a pass ends, so that what is read still fits the cache when it is sent.
+pub const PASS_READ: usize = 4 * TUN_READ;
+/// Octets sealed before they are sent, for the same reason.
+pub const PASS_SEND: usize = 64 << 10;
 /// Free octets in front of each received packet: room to rebuild an IP header in transport mode.
 pub const HEADROOM: usize = 128;
 /// Octets from one packet's buffer to the next: the largest datagram and headroom. The odd multiple of a cache

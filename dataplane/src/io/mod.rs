@@ -13,7 +13,9 @@ mod sys;
 mod tun;
 mod udp;
 
-pub use batch::{BATCH, HEADROOM, LANES, MESSAGES, Meta, RecvBatch, SendBatch, SendSlot};
+pub use batch::{
+    BATCH, HEADROOM, LANES, MESSAGES, Meta, PASS_READ, PASS_SEND, RecvBatch, SendBatch, SendSlot,
+};
 pub use raw::RawEspSocket;
 pub use tun::{TUN_READ, Tun, TunOffload, TunQueue};
 pub use udp::{UdpSocket, path_mtu};

@@ -128,7 +128,6 @@ fn better(set: &PathSet, rank: usize, octets: f32, now_ms: u64) -> usize {
 /// How full the paths of a set are.
 struct Rooms<'a> {
     set: &'a PathSet,
-    now_ms: u64,
     /// Octets that a flow is expected to bring of which nothing is known.
     unknown: f32,
     /// The mean weight.
@@ -137,23 +136,24 @@ struct Rooms<'a> {
 
 impl<'a> Rooms<'a> {
     fn new(set: &'a PathSet, now_ms: u64) -> Self {
-        let lately = || set.sending_ways().map(|way| way.look(now_ms));
-        let total: f32 = lately().map(|lately| lately.octets).sum();
-        let flows: f32 = lately().map(|lately| lately.flows).sum();
+        let (total, flows) = set
+            .sending_ways()
+            .map(|way| way.look(now_ms))
+            .fold((0.0, 0.0), |sum, lately| (sum.0 + lately.octets, sum.1 + lately.flows));
         let weights: f32 = set.sending().map(|chosen| f32::from(chosen.path.weight)).sum();
         let mean = weights / set.sending_len().max(1) as f32;
-        Self { set, now_ms, unknown: (total / (PARTS + flows)).max(PACKET), mean }
+        Self { set, unknown: f32::max(total / (PARTS + flows), PACKET), mean }
     }
 
     /// What a path carries lately, with `more` on top, by its weight.
     fn filled(&self, rank: usize, more: f32) -> f32 {
         let weight = f32::from(self.set.set().paths[self.set.place(rank)].weight);
-        (self.set.way(rank).look(self.now_ms).octets + more) * self.mean / weight
+        (self.set.way(rank).load.lately().octets + more) * self.mean / weight
     }
 
     /// The same with what is expected of flows that have just begun.
     fn expected(&self, rank: usize) -> f32 {
-        self.filled(rank, self.unknown * self.set.way(rank).look(self.now_ms).flows)
+        self.filled(rank, self.unknown * self.set.way(rank).load.lately().flows)
     }
 
     fn least(&self, full: impl Fn(usize) -> f32) -> Option<usize> {

@@ -57,7 +57,8 @@ impl Load {
         self.change(|l| Lately { octets: (l.octets + octets).max(0.0), flows: l.flows + flows });
     }
 
-    fn lately(&self) -> Lately {
+    /// As of the last look, and what has been expected since.
+    pub(super) fn lately(&self) -> Lately {
         unpack(self.lately.load(Ordering::Relaxed))
     }
 

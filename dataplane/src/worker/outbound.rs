@@ -20,7 +20,9 @@ use super::parked::Parked;
 use super::{Now, Sockets, Worker, report};
 use crate::engine::Shared;
 use crate::esp::{self, Frame, IvSource};
-use crate::io::{BATCH, LANES, MESSAGES, SendBatch, SendSlot, TUN_READ, TunQueue, path_mtu};
+use crate::io::{
+    BATCH, LANES, MESSAGES, PASS_READ, PASS_SEND, SendBatch, SendSlot, TUN_READ, TunQueue, path_mtu,
+};
 use crate::offload::{Segments, complete_checksum};
 use crate::paths::{self, Chosen, PathSet, Traffic};
 use crate::sad::{OutboundSa, SequenceNumber};
@@ -39,9 +41,6 @@ const LANE_DF: usize = 4;
 
 /// Packets that are numbered and sealed together at most.
 const BLOCK: usize = 64;
-/// Octets read before a pass ends, and octets sealed before they are sent: what fits the cache.
-const READ: usize = 4 * TUN_READ;
-const SEND: usize = 64 << 10;
 
 /// What a worker needs to send.
 pub(super) struct Outbound {
@@ -87,7 +86,11 @@ impl Outbound {
     pub(super) fn new(segments: bool) -> io::Result<Self> {
         let lanes: [bool; LANES] = std::array::from_fn(|lane| segments && lane & LANE_RAW == 0);
         Ok(Self {
-            reads: Reads { data: vec![0; READ].into_boxed_slice(), used: 0, list: Vec::with_capacity(BATCH) },
+            reads: Reads {
+                data: vec![0; PASS_READ].into_boxed_slice(),
+                used: 0,
+                list: Vec::with_capacity(BATCH),
+            },
             out: Out {
                 batch: SendBatch::new(lanes),
                 ivs: IvSource::from_system().map_err(io::Error::other)?,
@@ -140,7 +143,7 @@ impl Worker {
             Around { shared: &self.shared, worker: self.index, sockets: &self.sockets, tun: &self.tun, now };
         let mut more = true;
         for _ in 0..BATCH {
-            if reads.used + TUN_READ > READ {
+            if reads.used + TUN_READ > PASS_READ {
                 break;
             }
             match reads.receive(&self.tun) {
@@ -160,7 +163,7 @@ impl Worker {
             if let Err(dropped) = out.prepare(reads, index, &around) {
                 around.drop(dropped);
             }
-            if out.batch.octets() >= SEND {
+            if out.batch.octets() >= PASS_SEND {
                 out.send(reads, &around);
             }
         }

@@ -515,26 +515,29 @@ impl Endpoint {
             | ChildEvent::FirstInbound(id)
             | ChildEvent::Traffic(id) => id,
         };
+        self.with_owner(now, child, |sa, ctx| match event {
+            ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
+            ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
+            ChildEvent::FirstInbound(id) => sa.peer_sends_on(ctx, id),
+            ChildEvent::Traffic(_) => sa.traffic_begins(ctx),
+            ChildEvent::Acquire(_) => {}
+        });
+    }
+
+    /// Lets the IKE SA that has this Child SA do something, if there is one.
+    fn with_owner(&mut self, now: Instant, child: ChildSaId, work: impl FnOnce(&mut IkeSa, &mut Ctx<'_>)) {
         let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
-            match event {
-                ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
-                ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
-                ChildEvent::FirstInbound(id) => sa.peer_sends_on(ctx, id),
-                ChildEvent::Traffic(_) => sa.traffic_begins(ctx),
-                ChildEvent::Acquire(_) => {}
-            }
+            work(sa, ctx);
             Ok(())
         });
     }
 
     /// The answer to an echo request of ours, received at `at`.
     pub fn handle_echo(&mut self, now: Instant, child: ChildSaId, echo: &Echo, at: Instant) {
-        let Some(owner) = self.sas.owner(child) else { return };
-        self.with_sa(now, owner, |sa, ctx| {
+        self.with_owner(now, child, |sa, ctx| {
             sa.handle_echo(ctx, echo, at);
             sa.run_tasks(ctx);
-            Ok(())
         });
     }
 
@@ -548,28 +551,16 @@ impl Endpoint {
         packets: u64,
         packets_in: u64,
     ) {
-        let Some(owner) = self.sas.owner(child) else { return };
-        self.with_sa(now, owner, |sa, ctx| {
-            sa.note_traffic(ctx, path, packets, packets_in);
-            Ok(())
-        });
+        self.with_owner(now, child, |sa, ctx| sa.note_traffic(ctx, path, packets, packets_in));
     }
 
     /// The octets that have gone over each path for Child SAs that [`Output::CountPaths`] named, `child` among them.
     pub fn note_octets(&mut self, now: Instant, child: ChildSaId, octets: &[(Path, u64)]) {
-        let Some(owner) = self.sas.owner(child) else { return };
-        self.with_sa(now, owner, |sa, ctx| {
-            sa.note_octets(ctx, octets);
-            Ok(())
-        });
+        self.with_owner(now, child, |sa, ctx| sa.note_octets(ctx, octets));
     }
 
     /// The newest authentic ESP packet came from an address or port of the peer that is not in the SA's set.
     pub fn handle_new_source(&mut self, now: Instant, child: ChildSaId, path: Path) {
-        let Some(owner) = self.sas.owner(child) else { return };
-        self.with_sa(now, owner, |sa, ctx| {
-            sa.new_source(ctx, path);
-            Ok(())
-        });
+        self.with_owner(now, child, |sa, ctx| sa.new_source(ctx, path));
     }
 }
