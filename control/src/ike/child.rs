@@ -24,6 +24,8 @@ use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
 const LINGER: Duration = Duration::from_secs(5);
+/// Of two equal Child SAs that were made within this time, one by each side, one is too many.
+const TWINS: Duration = Duration::from_secs(10);
 
 /// Our side of a Child SA negotiation, kept until the answer.
 pub(super) struct ChildOffer {
@@ -94,6 +96,8 @@ pub(super) struct ChildSa {
     pub(super) state: ChildState,
     /// Whether we send on it (or wait until the peer does).
     pub(super) outbound: bool,
+    /// Who has asked for it, unless it was made in the place of another one.
+    fresh: Option<ExchangeInitiator>,
     pub(super) peer_rekey: Option<PeerChildRekey>,
     /// Lost against this SA of the peer's in a simultaneous rekeying. It goes on sending until the peer is known
     /// to have the other one, that is until the peer deletes the SA that both have replaced.
@@ -116,6 +120,12 @@ impl ChildSa {
             ChildState::Installed => [self.rekey_at, self.expire_at].into_iter().flatten().min(),
             _ => self.expire_at,
         }
+    }
+
+    /// Whether it is what was agreed upon now.
+    fn is_for(&self, agreed: &Agreed) -> bool {
+        (&self.config.name, self.mode) == (&agreed.config.name, agreed.mode)
+            && (&self.ts_local, &self.ts_remote) == (&agreed.ts_local, &agreed.ts_remote)
     }
 
     /// Whether losing the peer should bring this SA back.
@@ -236,10 +246,11 @@ impl IkeSa {
         replaces: Option<ChildSaId>,
     ) -> ChildSaId {
         let id = ctx.ids.child();
-        let config = agreed.config;
+        let config = agreed.config.clone();
         let trap = ctx.traps.policy(&self.conn.name, &config.name);
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
-        let policy = match (old, trap) {
+        let twin = self.children.iter().find(|c| c.is_live() && c.is_for(&agreed)).filter(|_| old.is_none());
+        let policy = match (old.or(twin), trap) {
             (Some(old), _) => old.policy,
             (None, Some(trap)) => trap,
             (None, None) => ctx.ids.policy(),
@@ -253,7 +264,7 @@ impl IkeSa {
         // While there is no pair of addresses, what was there before stays.
         addresses.paths = old.map_or(addresses.paths, |old| old.addresses.paths.clone());
         let we_started = started_by == ExchangeInitiator::Us;
-        let outbound = we_started || old.is_none();
+        let outbound = we_started || (old.is_none() && twin.is_none());
         let (keys_out, keys_in) = if we_started {
             (keymat.initiator, keymat.responder)
         } else {
@@ -276,6 +287,7 @@ impl IkeSa {
             selectors_changed: false,
             state: ChildState::Installed,
             outbound,
+            fresh: old.is_none().then_some(started_by),
             peer_rekey: None,
             redundant_to: None,
             trap: trap.is_some(),
@@ -334,6 +346,22 @@ impl IkeSa {
         }
         self.children.push(child);
         id
+    }
+
+    /// Both sides have asked for the same Child SA at once, and have it twice. The responder of the IKE SA, of which there is
+    /// one, deletes its own; no standard says who does.
+    pub(super) fn settle_twins(&mut self, ctx: &Ctx<'_>, new: ChildSaId) {
+        let Some(new) = self.children.iter().find(|c| c.id == new).filter(|_| !self.initiator.is_us()) else {
+            return;
+        };
+        let lately = |c: &ChildSa| ctx.now.saturating_duration_since(c.installed_at) < TWINS;
+        let mut twins = self.children.iter().filter(|c| c.is_live() && c.policy == new.policy && lately(c));
+        let of = |who: ExchangeInitiator| move |c: &&ChildSa| c.fresh == Some(who);
+        let theirs = twins.clone().any(|c| of(ExchangeInitiator::Peer)(&c));
+        if let (true, Some(ours)) = (theirs, twins.find(of(ExchangeInitiator::Us)).map(|c| c.id)) {
+            info!(target: "CHD", "{} both have asked for the same: the peer's stays", self.name());
+            self.tasks.push_back(Task::DeleteChild(ours));
+        }
     }
 
     /// Lets the policy's traffic go out on `id` from now on.

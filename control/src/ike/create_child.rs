@@ -304,6 +304,7 @@ impl IkeSa {
         let deleted = offer.deleted.clone();
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
         self.conclude_rekeying(ctx, rekeys, new, lowest);
+        self.settle_twins(ctx, new);
         if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
             self.retire(ctx, new, "deleted by the peer");
         }
@@ -436,7 +437,8 @@ impl IkeSa {
         let nr = ctx.nonce();
         let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
             return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
-                Ok((answer, _)) => {
+                Ok((answer, new)) => {
+                    self.settle_twins(ctx, new);
                     if self.mobility.version == Version::MobikeX {
                         // It begins with the pair of this request, which may be a new one.
                         self.want_checks(ctx.now);

@@ -51,10 +51,13 @@ pub(super) enum Effect {
     Spawn(Box<IkeSa>),
     /// Give Child SAs and their waiting tasks to another IKE SA.
     MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Vec<Task>, retries: Vec<(Instant, Task)> },
-    /// The peer works on its new IKE SA, so its rekeying is the one that counts: the old one yields its children.
-    Inherit { from: u32 },
+    /// The peer works on its new IKE SA, so its rekeying is the one that counts: the old one yields its children. Then the
+    /// message that shows it is handled: it may concern them.
+    Inherit { from: u32, addresses: (SocketAddr, SocketAddr, bool), message: Vec<u8> },
     /// An IKE SA lost against another; it only waits for its DELETE.
     Supersede { id: u32, by: u32 },
+    /// The peer has come to know an IKE SA: what it was asked there before may be asked at once once more.
+    AskAgain(u32),
     /// Ask an IKE SA to delete itself with the peer.
     DeleteIke(u32),
     /// Other IKE SAs between the same identities go. With `lost` the peer has said that it holds none of them any

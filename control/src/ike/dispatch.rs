@@ -118,8 +118,7 @@ impl IkeSa {
         // What tests a pair of addresses does not come over the one in use (RFC 4555 3.7, 3.10).
         let tests = payloads.as_ref().is_ok_and(|p| notify(p, NotifyType::COOKIE2).is_some());
         if header.exchange == ExchangeType::IKE_AUTH {
-            // The initiator may have moved to the port with the marker (RFC 7296 2.23).
-            (self.local, self.remote, self.nat_t) = addresses;
+            self.follow_handshake(addresses);
         } else if self.mobility.adrift && !tests {
             self.follow_initiator(ctx, (addresses.0, addresses.1));
         } else {
@@ -142,9 +141,7 @@ impl IkeSa {
         if !payloads.iter().any(deletes_ike)
             && let Some(from) = self.inherits_from.take()
         {
-            // The request may concern children that are still with the old SA. Unanswered it comes again, and
-            // then they are here.
-            ctx.effects.push(Effect::Inherit { from });
+            ctx.effects.push(Effect::Inherit { from, addresses, message: datagram.to_vec() });
             self.answer_over = None;
             return Ok(Ok(()));
         }
@@ -156,6 +153,8 @@ impl IkeSa {
                     Err(reason) => {
                         let _ = self.send_response(ctx, header.exchange, &[]);
                         self.yield_to_peer_rekey(ctx);
+                        // Who deletes the old one has the new one.
+                        ctx.effects.extend(self.rekeyed_by.map(Effect::AskAgain));
                         Err(self.close(ctx, &reason, false))
                     }
                 }
@@ -290,6 +289,7 @@ mod tests {
             request: vec![],
             response: vec![],
             wishes: Default::default(),
+            elsewhere: false,
         };
         let half_open = State::HalfOpen(handshake());
         let auth_sent = State::AuthSent(crate::ike::sa::AuthSent {

@@ -106,7 +106,9 @@ impl IkeSa {
                 };
                 let (id, state, config, spi_in) = (child.id, child.state, child.config.clone(), child.spi_in);
                 info!(target: "IKE", "received DELETE for ESP CHILD_SA {}", child.name());
+                let policy = child.policy;
                 let replaced = matches!(state, ChildState::Rekeyed) || child.peer_rekey.is_some();
+                let twin = self.children.iter().any(|c| c.policy == policy && c.id != id && c.is_live());
                 // If our own DELETE for it is under way, that one already names our half (RFC 7296 1.4.1).
                 let crossing = matches!(
                     self.pending.as_ref().map(|p| &p.exchange),
@@ -116,7 +118,7 @@ impl IkeSa {
                     answer_spis.push(spi_in.to_be_bytes().to_vec());
                 }
                 self.retire(ctx, id, "deleted by the peer");
-                if state == ChildState::Installed && !replaced {
+                if state == ChildState::Installed && !replaced && !twin {
                     self.closed_by_peer(ctx, &config);
                 }
             }
@@ -146,16 +148,19 @@ impl IkeSa {
             }
             Exchange::DeleteIke(reason) => Err(self.close(ctx, &reason, false)),
             Exchange::Update(update) => self.handle_update_response(ctx, &update, payloads, only_there),
-            Exchange::Actions(actions) => self.handle_actions_response(ctx, &actions, payloads, only_there),
+            Exchange::Actions(actions) => {
+                self.handle_actions_response(ctx, &actions, payloads, answered, only_there)
+            }
             Exchange::Negotiate(version) => self.handle_negotiation_response(ctx, version, payloads),
             Exchange::PathTest { path, cookie, at } => {
                 self.handle_path_test_response(ctx, (path, &cookie, at), payloads, only_there)
             }
             Exchange::Check { remote, cookie, rebound } => {
-                self.handle_check_response(ctx, (remote, cookie.as_deref(), rebound), payloads, only_there)
+                let check = (remote, cookie.as_deref(), rebound);
+                self.handle_check_response(ctx, check, payloads, answered, only_there)
             }
             Exchange::Liveness(cookie) => {
-                self.handle_liveness_response(ctx, cookie.as_deref(), payloads, only_there)
+                self.handle_liveness_response(ctx, cookie.as_deref(), payloads, answered, only_there)
             }
             Exchange::Announce => {
                 self.handle_list_response(ctx, payloads, answered, only_there);

@@ -19,7 +19,7 @@ use super::keys::SkeySeed;
 use super::prove::{self, Parties, Wishes};
 use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify, notify};
-use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, State, Task};
+use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State, Task};
 use super::select;
 use crate::config::{Connection, MobikeX};
 
@@ -256,6 +256,7 @@ impl IkeSa {
             request: init.request.clone(),
             response: datagram.to_vec(),
             wishes,
+            elsewhere: false,
         };
         let keys = SkeySeed::initial(suite.prf, &ni, &nr, &shared)
             .expand(ctx, suite, &ni, &nr, self.spi_i, self.spi_r)?;
@@ -274,7 +275,7 @@ impl IkeSa {
             self.nat_t = true;
             self.local.set_port(ctx.config.daemon.port_nat_t);
             if self.remote.port() == 500 {
-                self.remote.set_port(4500);
+                self.remote.set_port(NAT_T_PORT);
             }
         }
         self.pending = None;

@@ -252,7 +252,7 @@ impl IkeSa {
         only_there: bool,
     ) {
         if only_there {
-            self.note_nat(ctx, payloads);
+            self.note_nat(ctx, payloads, answered);
         }
         let refused = notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some();
         if refused && self.mobility.nat_retries >= NAT_RETRIES {
@@ -366,7 +366,7 @@ impl IkeSa {
         self.mobility.untold = false;
         self.mobility.agreed = Some(path(update.local, update.remote));
         if only_there {
-            self.note_nat(ctx, payloads);
+            self.note_nat(ctx, payloads, self.current());
             self.mobility.checks.insert(update.remote, Check::Passed);
         } else {
             // Which of the pairs the peer has taken is not known (RFC 4555 3.7): once more, over this one alone.
@@ -402,8 +402,13 @@ impl IkeSa {
         }
     }
 
-    /// Learns from the peer's NAT_DETECTION in an answer, and whether it sees us elsewhere than before (RFC 4555 3.8).
-    pub(super) fn note_nat(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) {
+    /// Learns from the peer's NAT_DETECTION in an answer that came over `answered`, and whether it sees us elsewhere than
+    /// before (RFC 4555 3.8).
+    pub(super) fn note_nat(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload], answered: Path) {
+        if answered != self.current() {
+            // Of another pair it would say that there is a NAT everywhere.
+            return;
+        }
         let Some(seen) = notify(payloads, NotifyType::NAT_DETECTION_DESTINATION_IP) else { return };
         let before = self.mobility.seen.replace(seen.data.clone());
         let was_behind = self.behind_nat;
@@ -440,8 +445,9 @@ impl IkeSa {
         });
     }
 
-    /// A request may have been made for another pair of addresses than it has come over.
-    pub(super) fn detect_nat_of_request(&mut self, ctx: &Ctx<'_>, payloads: &[Payload]) {
+    /// A request may have been made for another pair of addresses than it has come over. One that moves the peer to where it
+    /// comes `from_there` without a name is from behind a NAT, if it was made for another source.
+    pub(super) fn detect_nat_of_request(&mut self, ctx: &Ctx<'_>, payloads: &[Payload], from_there: bool) {
         let ours: Vec<SocketAddr> = ctx
             .network
             .had()
@@ -449,7 +455,7 @@ impl IkeSa {
             .map(|a| SocketAddr::new(a, self.local.port()))
             .collect();
         let retired = self.children.iter().flat_map(|c| c.retired.iter().map(|(p, _)| p.remote));
-        let theirs: Vec<SocketAddr> = if self.peer_behind_nat {
+        let theirs: Vec<SocketAddr> = if self.peer_behind_nat || from_there {
             // What it calls itself may be where it was without a NAT: only the header shows that there is none any more.
             vec![self.remote]
         } else {
@@ -541,7 +547,7 @@ impl IkeSa {
         self.mobility.adrift = false;
         (self.local, self.remote) = (local, remote);
         if with_nat {
-            self.detect_nat_of_request(ctx, payloads);
+            self.detect_nat_of_request(ctx, payloads, false);
         }
         let own = self.own(ctx, local);
         self.peer_moved(ctx, |halves| {

@@ -471,8 +471,7 @@ impl IkeSa {
             c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
                 || c.retired.iter().any(|(p, _)| p.remote == path.remote)
         });
-        let other_family = path.remote.is_ipv4() != self.remote.is_ipv4();
-        if known || other_family || !self.peer_behind_nat || !self.acceptable(ctx, path.remote.ip()) {
+        if known || !self.may_be_translated(path.remote) || !self.acceptable(ctx, path.remote.ip()) {
             return;
         }
         // A peer with two addresses behind one NAT shows up at two ports in turn: no reason to follow each time.

@@ -151,6 +151,11 @@ impl PathState {
         self.sent.iter().find(|sent| !sent.overdue).map(|sent| sent.at + self.patience(interval))
     }
 
+    /// Time between probes of a path that is up. All of them are remembered until their answers are overdue.
+    fn pace(&self, wanted: Duration, interval: Duration) -> Duration {
+        wanted.max(self.patience(interval) * 2 / OUTSTANDING as u32)
+    }
+
     fn limit(&self) -> u32 {
         match (self.heard, self.loss > LOSSY) {
             (true, _) => LOST_BUT_HEARD,
@@ -328,8 +333,8 @@ impl PathTable {
             });
             path.next = now
                 + match path.health {
-                    Health::Up if path.missed > 0 => interval / HASTE,
-                    Health::Up if busy => interval,
+                    Health::Up if path.missed > 0 => path.pace(interval / HASTE, interval),
+                    Health::Up if busy => path.pace(interval, interval),
                     Health::Up => IDLE_INTERVAL,
                     _ if path.answered > 0 => RETURN_INTERVAL,
                     _ => DOWN_INTERVAL,
@@ -389,7 +394,7 @@ impl PathTable {
                 path.note_loss(true);
                 path.missed += 1;
                 path.answered = 0;
-                path.next = path.next.min(now + interval / HASTE);
+                path.next = path.next.min(now + path.pace(interval / HASTE, interval));
                 if path.health == Health::Up && path.missed >= path.limit() {
                     path.health = Health::Down;
                     path.next = now + DOWN_INTERVAL;
@@ -469,6 +474,27 @@ mod tests {
         table.proven(pair(1), now);
         table.keep(&[pair(1), pair(2)], now);
         table
+    }
+
+    #[test]
+    fn a_slow_path_that_dies_is_noticed_however_quickly_it_is_probed() {
+        let start = Instant::now();
+        let quick = 10 * MS;
+        let mut table = PathTable::new(quick);
+        table.proven(pair(1), start);
+        table.keep(&[pair(1), pair(2)], start);
+        let mut packets = 0;
+        for step in 0..4000 {
+            let now = start + step * MS;
+            for probe in table.due(now, |_| true, || 1) {
+                packets += 1;
+                table.note_traffic(&probe.path, packets, 0);
+            }
+            if table.expire(now).contains(&pair(1)) {
+                return;
+            }
+        }
+        panic!("nobody has answered for four seconds, and the path still counts as up");
     }
 
     /// Runs until `end`, answering the probes of paths for which `alive` is true after `rtt`.

@@ -20,8 +20,9 @@ use super::mobility::Mobility;
 use super::prove::{self, Parties, Wishes};
 use super::roles::OriginalInitiator;
 use super::rules::{self, notify};
-use super::sa::{Gone, Handshake, IkeSa, State};
+use super::sa::{Gone, Handshake, IkeSa, NAT_T_PORT, State};
 use super::select;
+use super::versions::Version;
 use crate::config::{Connection, Method};
 
 /// Both sides' lists, and where they part.
@@ -100,6 +101,7 @@ impl IkeSa {
             request: datagram.to_vec(),
             response: Vec::new(),
             wishes,
+            elsewhere: false,
         };
         let mut sa = Self::new(
             ctx,
@@ -148,6 +150,17 @@ impl IkeSa {
         sa.last_response = Some(response);
         sa.expected_request = 1;
         Ok(InitOutcome::Accepted(Box::new(sa)))
+    }
+
+    /// The initiator may have moved to the port with the marker (RFC 7296 2.23). It has got our answer to what it sent before,
+    /// which shows that it is at that address: at another one, or behind a NAT at another port, it need not be.
+    pub(super) fn follow_handshake(&mut self, addresses: (SocketAddr, SocketAddr, bool)) {
+        let (before, now) = (self.remote, addresses.1);
+        (self.local, self.remote, self.nat_t) = addresses;
+        if let State::HalfOpen(handshake) = &mut self.state {
+            let standard = SocketAddr::new(before.ip(), NAT_T_PORT);
+            handshake.elsewhere = now != before && now != standard;
+        }
     }
 
     /// IKE_AUTH request. The initiator is verified before any secret of ours is used for an answer.
@@ -279,6 +292,10 @@ impl IkeSa {
         self.local_id = Some(local_id.clone());
         self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
         let mobility = self.answer_mobility(ctx, payloads)?;
+        if handshake.elsewhere && self.mobility.version != Version::None {
+            self.mobility.checks.remove(&self.remote);
+            self.want_checks(ctx.now);
+        }
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
         let mut answer = vec![Payload::IdR(local_id)];
         answer.extend(certs);

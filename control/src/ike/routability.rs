@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use mobikex_common::addr::Path;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
@@ -12,7 +13,7 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::mobility::{CHECK_AGAIN, CHECK_TRIES, RETIRED, cookie};
 use super::output::Event;
-use super::path_table::path;
+use super::path_table::{Health, path};
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::Check;
@@ -68,9 +69,15 @@ impl IkeSa {
         self.children.iter().any(named) || (self.children.is_empty() && self.remote == remote)
     }
 
+    /// Whether a NAT may show the peer at an address that it has not named. Only about the family in use is there any
+    /// NAT_DETECTION.
+    pub(super) fn may_be_translated(&self, addr: SocketAddr) -> bool {
+        self.peer_behind_nat || addr.is_ipv4() != self.remote.is_ipv4()
+    }
+
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let rebound = self.peer_behind_nat && !self.is_named(remote);
+        let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
             self.check_failed(ctx, remote, "there is no way to reach it");
             return Ok(());
@@ -100,12 +107,13 @@ impl IkeSa {
         payloads
     }
 
-    /// The answer to a check. It proves the address only if the request went nowhere else.
+    /// The answer to a check, which came over `answered`. It proves the address only if the request went nowhere else.
     pub(super) fn handle_check_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         (remote, cookie, rebound): (SocketAddr, Option<&[u8]>, bool),
         payloads: &[Payload],
+        answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
         if let Some(cookie) = cookie {
@@ -114,14 +122,18 @@ impl IkeSa {
         // It may have told meanwhile that it is there.
         let rebound = rebound && !self.is_named(remote);
         if !only_there {
-            if !rebound {
+            let local = self.source_toward(ctx, remote);
+            if local.is_some_and(|local| answered == path(local, remote)) {
+                // It is silent no more: once more, over this pair alone.
+                self.tasks.push_back(Task::Check(remote));
+            } else if !rebound {
                 self.check_failed(ctx, remote, "it does not answer there");
                 self.check_again(ctx.now, remote);
             }
             return Ok(());
         }
         if rebound {
-            if !self.peer_behind_nat {
+            if !self.may_be_translated(remote) {
                 // It has told meanwhile where it is, and that is elsewhere.
                 return Ok(());
             }
@@ -171,6 +183,7 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         cookie: Option<&[u8]>,
         payloads: &[Payload],
+        answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
         if let Some(cookie) = cookie {
@@ -179,9 +192,8 @@ impl IkeSa {
                 self.check_passed(ctx, self.remote);
             }
         }
-        // Over another pair than it was made for, NAT_DETECTION would see a NAT everywhere.
         if only_there {
-            self.note_nat(ctx, payloads);
+            self.note_nat(ctx, payloads, answered);
         }
         Ok(())
     }
@@ -228,24 +240,44 @@ impl IkeSa {
 
     /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.
     fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
-        let follows = |half: &Half| match half.find(remote.ip()) {
-            Some(same) => Some(*same),
-            None if half.len() == 1 => half.iter().next().copied(),
-            None => None,
-        };
+        let old: Vec<Option<Outer>> =
+            self.children.iter().map(|c| self.shown_before(&c.halves.remote, remote)).collect();
+        let in_use = self.remote;
+        let same_family = in_use.is_ipv4() == remote.is_ipv4();
+        let mut left = old.iter().flatten().map(|o| o.addr);
+        let ike_too =
+            in_use.ip() == remote.ip() || (same_family && old.is_empty()) || left.any(|a| a == in_use);
+        let mut old = old.into_iter();
         self.change_halves(
             ctx,
             |_| true,
             |halves| {
-                if let Some(old) = follows(&halves.remote) {
+                if let Some(old) = old.next().flatten() {
                     let new = Outer { addr: remote, ..old };
                     halves.remote.update(Replaces::One(old.addr.ip()), new);
                 }
             },
         );
-        if self.remote.ip() == remote.ip() || self.children.iter().all(|c| c.halves.remote.len() == 1) {
+        if ike_too {
             let local = self.local;
             self.retarget(ctx, local, remote);
+        }
+    }
+
+    /// As what a NAT has shown the peer before that is at `remote` now: by the same address, or else the only one of the
+    /// family that may have become this. The one in use, if it works no more, is the first that comes to mind.
+    fn shown_before(&self, half: &Half, remote: SocketAddr) -> Option<Outer> {
+        if let Some(same) = half.find(remote.ip()) {
+            return Some(*same);
+        }
+        let works =
+            |o: &Outer| self.mobility.table.iter().any(|p| p.path.remote == o.addr && p.health == Health::Up);
+        let family: Vec<&Outer> = half.iter().filter(|o| o.addr.is_ipv4() == remote.is_ipv4()).collect();
+        let dead: Vec<&Outer> = family.iter().copied().filter(|o| !works(o)).collect();
+        let in_use = dead.iter().find(|o| o.addr == self.remote);
+        match (&family[..], in_use, &dead[..]) {
+            ([only], ..) | (_, None, [only]) | (_, Some(only), _) => Some(**only),
+            _ => None,
         }
     }
 }

@@ -35,6 +35,8 @@ use super::sets::Check;
 use super::versions::Version;
 use crate::config::{Connection, Unique};
 
+/// Port of IKE with the non-ESP marker (RFC 7296 2.23).
+pub(super) const NAT_T_PORT: u16 = 4500;
 /// First retransmission after this long; each further one 1.8 times later.
 const RETRANSMIT_BASE: Duration = Duration::from_secs(4);
 const RETRANSMIT_FACTOR: f64 = 1.8;
@@ -77,6 +79,8 @@ pub(super) struct Handshake {
     pub(super) response: Vec<u8>,
     /// What the peer said there about signatures and certificates.
     pub(super) wishes: Wishes,
+    /// The request under way has come from where nothing has been sent to yet.
+    pub(super) elsewhere: bool,
 }
 
 pub(super) struct InitSent {
@@ -537,6 +541,9 @@ impl IkeSa {
 
     /// Everything that is due. An error says that the SA is gone.
     pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
+        if self.expire_at.is_some_and(|at| at <= ctx.now) && self.is_needed(ctx) {
+            self.expire_at = Some(ctx.now + REKEYED_LIFETIME);
+        }
         if self.expire_at.is_some_and(|at| at <= ctx.now) {
             let reason = match (&self.state, self.rekeyed_by) {
                 (State::HalfOpen(_), _) => "the initiator did not authenticate in time",
@@ -604,6 +611,14 @@ impl IkeSa {
             self.transmit_again(ctx);
         }
         Ok(())
+    }
+
+    /// Whether the peer has not been heard on the IKE SA that it has replaced this one by: it may lack the answer that made
+    /// it, and asks for that here. The new one has an end of its own if it never does.
+    fn is_needed(&self, ctx: &Ctx<'_>) -> bool {
+        let answered = |sa: &Self| sa.next_request - u32::from(sa.pending.is_some());
+        let unheard = |sa: &Self| !sa.initiator.is_us() && sa.expected_request == 0 && answered(sa) == 0;
+        self.rekeyed_by.and_then(|id| ctx.others.get(id)).is_some_and(unheard)
     }
 
     fn dead_peer_check_at(&self) -> Option<Instant> {

@@ -1,5 +1,8 @@
 //! Schedules that once went wrong, each as short as it could be made, with what was wrong.
 
+mod crossing;
+mod translated;
+
 use mobikex::config::ReturnRoutability::{After, Off, Required};
 use mobikex_common::addr::Scheduler::{Backup, Flow, Packet, Redundant};
 
@@ -30,7 +33,7 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
     let version_1 = Setup { extended: false, ..CALM };
     let both = Setup { addresses: [2, 2], ..CALM };
     let behind_nat = Setup { private: true, addresses: [2, 2], ..CALM };
-    vec![
+    let mut all = vec![
         fault(
             "the failed check of one address brought back another one that was removed",
             1002,
@@ -536,5 +539,8 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Add { host: 1, addr: 2 }, 9957),
             ],
         ),
-    ]
+    ];
+    all.extend(crossing::all());
+    all.extend(translated::all());
+    all
 }

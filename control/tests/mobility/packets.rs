@@ -211,6 +211,7 @@ impl World {
         let second = Duration::from_secs(1);
         if newest && !on_path && host.packets.told.is_none_or(|at| now.duration_since(at) >= second) {
             host.packets.told = Some(now);
+            debug!(target: "SIM", "{:?} host {to} tells of ESP from {source} to {destination}", now - self.start);
             host.endpoint.handle_new_source(now, id, path);
         }
         match esp.echo {

@@ -121,7 +121,7 @@ pub struct World {
     pub rewrite: Option<Rewrite>,
     /// Every IKE datagram that was sent: sender, octets.
     pub sent: Vec<(usize, Vec<u8>)>,
-    /// Every one that arrived: receiver, octets.
+    /// Every one that arrived, of an SA that the receiver had: receiver, octets.
     pub heard: Vec<(usize, Vec<u8>)>,
     pub strays: Vec<Stray>,
     /// Time between packets of each host that has traffic; without it only the probes' pace shows that there is some.
@@ -378,8 +378,11 @@ impl World {
         match cargo {
             Cargo::Ike { nat_t, data } => {
                 debug!(target: "SIM", "{:?} host {to} gets {source} -> {destination}", self.now - self.start);
+                let unknown = self.hosts[to].endpoint.counters().unknown_spi;
                 self.hosts[to].endpoint.handle_datagram(self.now, destination, source, nat_t, &data);
-                self.heard.push((to, data));
+                if self.hosts[to].endpoint.counters().unknown_spi == unknown {
+                    self.heard.push((to, data));
+                }
             }
             Cargo::Esp(esp) => self.receive_esp(to, (destination, source), esp),
         }

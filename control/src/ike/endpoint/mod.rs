@@ -398,15 +398,22 @@ impl Endpoint {
                 Effect::MoveChildren { to, children, tasks, retries } => {
                     self.move_children(now, to, children, tasks, retries);
                 }
-                Effect::Inherit { from } => {
+                Effect::Inherit { from, addresses: (local, remote, nat_t), message } => {
                     self.with_sa(now, from, |sa, ctx| {
                         sa.yield_to_peer_rekey(ctx);
                         Ok(())
                     });
+                    self.handle_datagram(now, local, remote, nat_t, &message);
                 }
                 Effect::Supersede { id, by } => {
                     self.with_sa(now, id, |sa, ctx| {
                         sa.mark_rekeyed(ctx, by);
+                        Ok(())
+                    });
+                }
+                Effect::AskAgain(id) => {
+                    self.with_sa(now, id, |sa, ctx| {
+                        sa.transmit_again(ctx);
                         Ok(())
                     });
                 }

@@ -32,7 +32,7 @@ use super::mobility::{CHECK_TRIES, RETIRED, TELL_AGAIN, is_private};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sa::{Exchange, Gone, IkeSa, NAT_T_PORT, Task, Via};
 use super::versions::Version;
 use crate::config::MobikeX;
 
@@ -317,16 +317,17 @@ impl IkeSa {
         Notify::new(kind, mobike_x::emit(&parameters))
     }
 
-    /// The answer: what is not refused is done.
+    /// The answer, which came over `answered`: what is not refused is done.
     pub(super) fn handle_actions_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         actions: &Actions,
         payloads: &[Payload],
+        answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
         if only_there && actions.source == self.local {
-            self.note_nat(ctx, payloads);
+            self.note_nat(ctx, payloads, answered);
         }
         if notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some()
             && self.mobility.nat_retries < NAT_RETRIES
@@ -599,14 +600,15 @@ impl IkeSa {
         }
         self.commit(ctx, objects, (local, source));
         if (local, source) == self.pair() {
-            self.detect_nat_of_request(ctx, payloads);
+            let from_there = parsed.actions.iter().any(Action::moves_to_source);
+            self.detect_nat_of_request(ctx, payloads, from_there);
         }
         answers.into_iter().map(Payload::Notify).collect()
     }
 
     fn default_port(&self) -> u16 {
         // A NAT's port says nothing about another address.
-        if self.peer_behind_nat { 4500 } else { self.remote.port() }
+        if self.peer_behind_nat { NAT_T_PORT } else { self.remote.port() }
     }
 
     fn may_check(&mut self, ctx: &Ctx<'_>) -> bool {

@@ -58,6 +58,13 @@ pub(in crate::ike) struct Action {
     pub(in crate::ike) selectors: Option<Vec<Vec<Parameter>>>,
 }
 
+impl Action {
+    /// Whether it moves the peer to where the message comes from, without naming that.
+    pub(in crate::ike) fn moves_to_source(&self) -> bool {
+        !self.check && matches!(self.kind, Kind::Update { place: Place::Outer, new: None, .. })
+    }
+}
+
 /// What a message asks for, and what of it is refused already.
 #[derive(Default, Debug)]
 pub(in crate::ike) struct Parsed {

@@ -75,7 +75,12 @@ fn an_ike_message_from_elsewhere_moves_nothing() {
         Some(inside),
         &[say(N::MOBIKE_SUPPORTED, [])],
     );
-    puppet.said();
+    // Nothing has been sent to that port yet that it could have answered.
+    let check = puppet.one();
+    assert!(check.says(N::COOKIE2) && check.to == outside(1024));
+    assert!(paths(&puppet).iter().all(|way| way.limited));
+    puppet.answer(&check, &echo(&check));
+    assert!(!paths(&puppet).iter().any(|way| way.limited));
     let before = paths(&puppet);
     for way in [(outside(1025), to), (at(A[1], 4500), to)] {
         assert_eq!(puppet.ask(way, &[]).to, way.0, "the answer goes where the request came from");

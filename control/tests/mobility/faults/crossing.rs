@@ -1,0 +1,67 @@
+//! Schedules in which SAs, probes and answers cross each other.
+
+use mobikex::config::ReturnRoutability::{After, Off};
+use mobikex_common::addr::Scheduler::Redundant;
+
+use super::{CALM, fault};
+use crate::schedule::Step::*;
+use crate::schedule::{Schedule, Setup};
+
+pub fn all() -> Vec<(&'static str, Schedule)> {
+    vec![
+        fault(
+            "both sides asked for the same Child SA at once, and had it twice",
+            3_003_296,
+            Setup { filters: true, addresses: [1, 2], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [2, 1] }, 8),
+                (Rekey { host: 1, child: true }, 56),
+                (Remove { host: 1, addr: 2 }, 9677),
+                (Down { host: 0, child: true }, 14),
+            ],
+        ),
+        fault(
+            "an IKE SA that was replaced while its machine slept was gone before the peer had got the answer that replaced it",
+            3_014_896,
+            Setup { routability: Off, v6: true, loss: 14, ..CALM },
+            &[(Rekey { host: 1, child: false }, 23), (Jump { seconds: 600 }, 860)],
+        ),
+        fault(
+            "a peer that had heard late of a new IKE SA was given up before it was asked there once more",
+            3_037_262,
+            Setup {
+                scheduler: Redundant,
+                routability: After,
+                private: true,
+                filters: true,
+                addresses: [1, 2],
+                ..CALM
+            },
+            &[(Rekey { host: 1, child: false }, 16), (ReplaceBoth { addrs: [1, 1] }, 249), (NatReboot, 8754)],
+        ),
+        fault(
+            "a slow path was probed so quickly that no probe was ever overdue, and stayed up when it died",
+            3_023_130,
+            Setup {
+                scheduler: Redundant,
+                routability: After,
+                encap: false,
+                filters: true,
+                v6: true,
+                addresses: [2, 1],
+                loss: 14,
+                duplication: 10,
+                ..CALM
+            },
+            &[
+                (Traffic { host: 0, on: false }, 236),
+                (HandRemove { host: 1, addr: 1, check: false }, 2703),
+                (Remove { host: 0, addr: 2 }, 401),
+                (Rekey { host: 0, child: true }, 6141),
+                (Mtu { octets: 287 }, 28),
+                (Replace { host: 1, addr: 1 }, 609),
+                (Nat { on: true }, 4),
+            ],
+        ),
+    ]
+}

@@ -1,0 +1,92 @@
+//! Schedules in which a NAT, or what looks like one, changes an address.
+
+use mobikex::config::ReturnRoutability::{After, Off};
+use mobikex_common::addr::Scheduler::{Backup, Redundant};
+
+use super::{CALM, fault};
+use crate::schedule::Step::*;
+use crate::schedule::{Schedule, Setup};
+
+pub fn all() -> Vec<(&'static str, Schedule)> {
+    vec![
+        fault(
+            "a check was answered late from the very address, which counted as not reachable",
+            3_004_279,
+            Setup {
+                extended: false,
+                scheduler: Backup,
+                routability: After,
+                encap: false,
+                filters: true,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[
+                (Replace { host: 0, addr: 1 }, 10822),
+                (Sleep { host: 0, seconds: 20 }, 1993),
+                (Replace { host: 0, addr: 0 }, 993),
+                (Sleep { host: 0, seconds: 100 }, 8724),
+            ],
+        ),
+        fault(
+            "a NAT with another address was not followed where the peer had an IPv6 address as well",
+            3_027_978,
+            Setup { scheduler: Redundant, routability: Off, private: true, filters: true, ..CALM },
+            &[
+                (Add { host: 0, addr: 2 }, 4428),
+                (NatReboot, 1703),
+                (ReplaceBoth { addrs: [2, 1] }, 9468),
+                (Rekey { host: 0, child: false }, 2912),
+            ],
+        ),
+        fault(
+            "an initiator whose port an attacker had changed counted as checked there",
+            3_063_170,
+            Setup { encap: false, addresses: [2, 1], ..CALM },
+            &[
+                (Down { host: 1, child: false }, 1),
+                (ForgePort { host: 0, datagrams: 5 }, 51),
+                (Up, 26),
+                (Replace { host: 0, addr: 2 }, 2773),
+            ],
+        ),
+        fault(
+            "an UPDATE through a new NAT did not show the NAT, so that its next mapping was not followed",
+            3_064_791,
+            Setup { scheduler: Redundant, encap: false, ..CALM },
+            &[
+                (Nat { on: true }, 3549),
+                (Add { host: 1, addr: 0 }, 6109),
+                (NatReboot, 315),
+                (Rekey { host: 0, child: false }, 22),
+            ],
+        ),
+        fault(
+            "a NAT of the family that the IKE SA did not use was not followed",
+            3_083_733,
+            Setup { private: true, filters: true, addresses: [2, 2], loss: 5, reordering: 20, ..CALM },
+            &[
+                (ReplaceBoth { addrs: [0, 1] }, 1243),
+                (NatReboot, 1254),
+                (NatRebind { addr: 1 }, 5905),
+                (ReplaceBoth { addrs: [2, 0] }, 4708),
+                (Nat { on: true }, 875),
+                (Add { host: 1, addr: 1 }, 208),
+                (Add { host: 1, addr: 0 }, 109),
+                (Add { host: 1, addr: 2 }, 611),
+            ],
+        ),
+        fault(
+            "an answer over another pair than the one in use showed a NAT that was none, and the ends of the IKE SA got different families",
+            3_091_501,
+            Setup { extended: false, addresses: [2, 2], loss: 5, ..CALM },
+            &[
+                (Add { host: 1, addr: 2 }, 2535),
+                (Add { host: 0, addr: 2 }, 7),
+                (Replace { host: 1, addr: 0 }, 183),
+                (Remove { host: 1, addr: 2 }, 1446),
+                (ReplaceBoth { addrs: [2, 2] }, 1),
+            ],
+        ),
+    ]
+}
