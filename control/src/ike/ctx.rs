@@ -16,6 +16,7 @@ use super::endpoint::{Sas, Traps};
 use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
+use super::pace::Pace;
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
@@ -87,6 +88,8 @@ pub(super) struct Ctx<'a> {
     pub(super) notices: &'a mut Notices,
     /// Keys of IKE SAs leave the engine.
     pub(super) saves_keys: bool,
+    /// How often addresses are asked at which no peer has ever been.
+    pub(super) pace: &'a mut Pace,
     /// What requests about addresses were answered with, if not carried out.
     pub(super) refusals: &'a mut BTreeMap<NotifyType, u64>,
     /// This machine's addresses.

@@ -236,7 +236,7 @@ impl IkeSa {
             Err(ignored) => return Ok(Err(ignored)),
         };
         self.last_heard = ctx.now;
-        self.mobility.pace.heard_from(addresses.1.ip());
+        ctx.pace.heard_from(addresses.1.ip());
         let payloads = match payloads {
             Ok(payloads) if rules::unknown_critical(&payloads).is_none() => payloads,
             _ => return Err(self.close(ctx, "the peer sent an answer that cannot be understood", false)),

@@ -147,7 +147,9 @@ impl IkeSa {
                 Ok(())
             }
             Exchange::DeleteIke(reason) => Err(self.close(ctx, &reason, false)),
-            Exchange::Update(update) => self.handle_update_response(ctx, &update, payloads, only_there),
+            Exchange::Update(update) => {
+                self.handle_update_response(ctx, &update, payloads, answered, only_there)
+            }
             Exchange::Actions(actions) => {
                 self.handle_actions_response(ctx, &actions, payloads, answered, only_there)
             }

@@ -332,13 +332,14 @@ impl IkeSa {
         }
     }
 
-    /// The answer to our UPDATE_SA_ADDRESSES. `only_there` says that the request went over one pair
+    /// The answer to our UPDATE_SA_ADDRESSES, which came over `answered`. `only_there` says that the request went over one pair
     /// of addresses alone.
     pub(super) fn handle_update_response(
         &mut self,
         ctx: &mut Ctx<'_>,
         update: &Update,
         payloads: &[Payload],
+        answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
         self.verify_cookie(ctx, &update.cookie, payloads)?;
@@ -366,8 +367,10 @@ impl IkeSa {
         self.mobility.untold = false;
         self.mobility.agreed = Some(path(update.local, update.remote));
         if only_there {
-            self.note_nat(ctx, payloads, self.current());
-            self.mobility.checks.insert(update.remote, Check::Passed);
+            self.note_nat(ctx, payloads, answered);
+            if answered.remote == update.remote {
+                self.mobility.checks.insert(update.remote, Check::Passed);
+            }
         } else {
             // Which of the pairs the peer has taken is not known (RFC 4555 3.7): once more, over this one alone.
             self.mobility.update_wanted = true;

@@ -17,7 +17,6 @@ use super::child::ChildSa;
 use super::ctx::{Ctx, nat_hash};
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
-use super::pace::Pace;
 use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
@@ -95,8 +94,6 @@ pub(super) struct Mobility {
     pub(super) nat_retries: u32,
     /// When the peer was told of an address last.
     pub(super) told_at: Option<Instant>,
-    /// How often addresses are asked at which the peer has never been.
-    pub(super) pace: Pace,
     /// When the next pair is tested by IKE (`path_test`), and how many have been.
     pub(super) tests_at: Option<Instant>,
     pub(super) tests: usize,
@@ -140,7 +137,6 @@ impl Mobility {
             check_budget: (None, 0),
             nat_retries: 0,
             told_at: None,
-            pace: Pace::default(),
             tests_at: None,
             tests: 0,
             reading_at: None,

@@ -1,7 +1,7 @@
 //! The pace of requests to where the peer has never been seen (M6 of the threats): however many reasons there are to try
-//! an address, it gets one datagram a second.
+//! an address, and however many IKE SAs have one, it gets one datagram a second.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -13,17 +13,25 @@ use super::sa::IkeSa;
 const PACE: Duration = Duration::from_secs(1);
 
 /// When each such address got a datagram, as long as that matters.
-#[derive(Clone, Default)]
-pub(super) struct Pace(BTreeMap<IpAddr, Instant>);
+#[derive(Default)]
+pub(super) struct Pace {
+    sent: HashMap<IpAddr, Instant>,
+    /// When what matters no more was forgotten last.
+    swept: Option<Instant>,
+}
 
 impl Pace {
     /// Counts a datagram to `addr`, or tells when there may be one.
     fn take(&mut self, addr: IpAddr, now: Instant) -> Result<(), Instant> {
-        self.0.retain(|_, at| now.saturating_duration_since(*at) < PACE);
-        match self.0.get(&addr) {
+        let matters = |at: &Instant| now.saturating_duration_since(*at) < PACE;
+        if !self.swept.as_ref().is_some_and(matters) {
+            self.swept = Some(now);
+            self.sent.retain(|_, at| matters(at));
+        }
+        match self.sent.get(&addr).filter(|at| matters(at)) {
             Some(at) => Err(*at + PACE),
             None => {
-                self.0.insert(addr, now);
+                self.sent.insert(addr, now);
                 Ok(())
             }
         }
@@ -31,7 +39,7 @@ impl Pace {
 
     /// Something authentic came from there, so whoever is there has not been sent more than it asked for.
     pub(super) fn heard_from(&mut self, addr: IpAddr) {
-        self.0.remove(&addr);
+        self.sent.remove(&addr);
     }
 }
 
@@ -44,7 +52,7 @@ impl IkeSa {
         datagram: Vec<u8>,
     ) -> Result<(), Instant> {
         if self.peer().is_some() && !self.is_proven(path.remote) {
-            self.mobility.pace.take(path.remote.ip(), ctx.now)?;
+            ctx.pace.take(path.remote.ip(), ctx.now)?;
         }
         ctx.transmit(path.local, path.remote, self.nat_t, datagram);
         Ok(())

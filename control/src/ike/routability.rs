@@ -107,7 +107,8 @@ impl IkeSa {
         payloads
     }
 
-    /// The answer to a check, which came over `answered`. It proves the address only if the request went nowhere else.
+    /// The answer to a check, which came over `answered`. It proves the address only if the request went nowhere
+    /// else and the answer comes from there, as it does unless somebody on the way has led either astray (RFC 7296 2.11).
     pub(super) fn handle_check_response(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -121,7 +122,7 @@ impl IkeSa {
         }
         // It may have told meanwhile that it is there.
         let rebound = rebound && !self.is_named(remote);
-        if !only_there {
+        if !only_there || answered.remote != remote {
             let local = self.source_toward(ctx, remote);
             if local.is_some_and(|local| answered == path(local, remote)) {
                 // It is silent no more: once more, over this pair alone.
@@ -188,7 +189,8 @@ impl IkeSa {
     ) -> Result<(), Gone> {
         if let Some(cookie) = cookie {
             self.verify_cookie(ctx, cookie, payloads)?;
-            if only_there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
+            let there = only_there && answered.remote == self.remote;
+            if there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
                 self.check_passed(ctx, self.remote);
             }
         }
@@ -231,8 +233,8 @@ impl IkeSa {
             back.into_iter().for_each(|old| {
                 child.halves.remote.add(old);
             });
-            // The last one stays, so that the SA can still be reached if the check was wrong.
-            if child.halves.remote.len() > 1 {
+            // The last one that there is a way to stays, so that the SA can still be reached if the check was wrong.
+            if child.halves.pairs().any(|(_, other)| other.addr.ip() != remote.ip()) {
                 child.halves.remote.remove(remote.ip());
             }
         }

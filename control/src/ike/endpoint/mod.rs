@@ -31,6 +31,7 @@ use crate::ike::mobike::NAT_RETRIES;
 use crate::ike::network::{LocalAddress, Network};
 use crate::ike::notices::Notices;
 use crate::ike::output::{IkeSaView, Output};
+use crate::ike::pace::Pace;
 use crate::ike::sa::{Gone, IkeSa, State, Task};
 use crate::ike::versions::{self, Version};
 
@@ -105,6 +106,7 @@ pub struct Endpoint {
     counters: IkeCounters,
     notices: Notices,
     saves_keys: bool,
+    pace: Pace,
     refusals: BTreeMap<NotifyType, u64>,
     pub(super) complaints: Complaints,
     /// A moment and what the machine's clock showed then.
@@ -134,6 +136,7 @@ impl Endpoint {
             counters: IkeCounters::default(),
             notices: Notices::new(now),
             saves_keys: false,
+            pace: Pace::default(),
             refusals: BTreeMap::new(),
             complaints: Complaints::default(),
             clock: None,
@@ -354,6 +357,7 @@ impl Endpoint {
             traps: &self.traps,
             notices: &mut self.notices,
             saves_keys: self.saves_keys,
+            pace: &mut self.pace,
             refusals: &mut self.refusals,
             network: &self.network,
             others: &mut self.sas,

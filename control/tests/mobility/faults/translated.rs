@@ -88,5 +88,67 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (ReplaceBoth { addrs: [2, 2] }, 1),
             ],
         ),
+        fault(
+            "after a NAT got another address the peer was not followed where its operator had named its inner address too",
+            4_010_114,
+            Setup { scheduler: Backup, routability: Off, private: true, loss: 14, duplication: 10, ..CALM },
+            &[
+                (Traffic { host: 1, on: true }, 271),
+                (Nat { on: true }, 1788),
+                (HandRemove { host: 0, addr: 4, check: false }, 528),
+                (Add { host: 1, addr: 1 }, 146),
+                (Rekey { host: 1, child: false }, 1976),
+                (Rekey { host: 0, child: true }, 998),
+                (Remove { host: 0, addr: 0 }, 266),
+                (Add { host: 0, addr: 0 }, 147),
+                (Heal, 1052),
+                (NatReboot, 585),
+            ],
+        ),
+        fault(
+            "a check that an attacker had led to another address of the peer proved the one that it was meant for",
+            4_041_916,
+            Setup { addresses: [1, 2], ..CALM },
+            &[
+                (HandAdd { host: 1, addr: 3, check: false }, 305),
+                (ForgeDestination { host: 0, addr: 1, datagrams: 4 }, 1913),
+            ],
+        ),
+        fault(
+            "the failed check of an old mapping left only an address to which there was no way",
+            4_047_153,
+            Setup { private: true, filters: true, addresses: [2, 2], ..CALM },
+            &[
+                (Remove { host: 0, addr: 1 }, 1),
+                (Nat { on: true }, 239),
+                (Remove { host: 0, addr: 0 }, 24),
+                (Add { host: 0, addr: 2 }, 2412),
+            ],
+        ),
+        fault(
+            "two IKE SAs of one peer, an old and a new one, asked an address of nobody in the same second",
+            4_051_993,
+            Setup {
+                extended: false,
+                scheduler: Redundant,
+                routability: After,
+                encap: false,
+                v6: true,
+                addresses: [2, 1],
+                loss: 2,
+                duplication: 10,
+                reordering: 20,
+                ..CALM
+            },
+            &[
+                (Rekey { host: 0, child: true }, 10297),
+                (ReplaceBoth { addrs: [2, 0] }, 856),
+                (ForgeSource { host: 0, victim: 0, datagrams: 3 }, 2657),
+                (Replace { host: 1, addr: 0 }, 1727),
+                (ForgeSource { host: 0, victim: 1, datagrams: 4 }, 2599),
+                (ReplaceBoth { addrs: [2, 2] }, 12),
+                (Rekey { host: 1, child: false }, 2501),
+            ],
+        ),
     ]
 }
