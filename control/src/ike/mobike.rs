@@ -324,6 +324,8 @@ impl IkeSa {
     pub(super) fn went_back(&mut self, ctx: &mut Ctx<'_>) {
         let (local, remote) = (self.local, self.remote);
         self.move_to(ctx, local, remote);
+        // What it was seen at before may be somebody else's by now.
+        self.want_checks(ctx.now);
         if self.mobility.decides {
             self.mobility.update_wanted = true;
             self.tasks.push_back(Task::Reconcile);

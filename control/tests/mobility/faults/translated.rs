@@ -150,5 +150,11 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Rekey { host: 1, child: false }, 2501),
             ],
         ),
+        fault(
+            "where the peer went back to after a check that failed was not checked again",
+            5_012_816,
+            Setup { extended: false, scheduler: Backup, filters: true, v6: true, addresses: [2, 1], ..CALM },
+            &[(ForgePort { host: 0, datagrams: 4 }, 15), (Replace { host: 1, addr: 1 }, 725)],
+        ),
     ]
 }
