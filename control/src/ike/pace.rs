@@ -1,5 +1,5 @@
 //! The pace of requests to where the peer has never been seen (M6 of the threats): however many reasons there are to try
-//! an address, it gets one datagram a second.
+//! an address, it gets one datagram a second, and after a message in fragments nothing for as many seconds.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 use mobikex_common::addr::Path;
 
 use super::ctx::Ctx;
+use super::fragments::Outgoing;
 use super::sa::IkeSa;
 
 const PACE: Duration = Duration::from_secs(1);
 
-/// When each such address got a datagram, as long as that matters.
+/// When each such address may get the next datagram, as long as that matters.
 #[derive(Clone, Default)]
 pub(super) struct Pace(BTreeMap<IpAddr, Instant>);
 
 impl Pace {
-    /// Counts a datagram to `addr`, or tells when there may be one.
-    fn take(&mut self, addr: IpAddr, now: Instant) -> Result<(), Instant> {
-        self.0.retain(|_, at| now.saturating_duration_since(*at) < PACE);
+    /// Counts datagrams to `addr`, or tells when there may be some.
+    fn take(&mut self, addr: IpAddr, now: Instant, datagrams: usize) -> Result<(), Instant> {
+        self.0.retain(|_, next| *next > now);
         match self.0.get(&addr) {
-            Some(at) => Err(*at + PACE),
+            Some(next) => Err(*next),
             None => {
-                self.0.insert(addr, now);
+                self.0.insert(addr, now + PACE * datagrams as u32);
                 Ok(())
             }
         }
@@ -41,12 +42,12 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         path: Path,
-        datagram: Vec<u8>,
+        message: &Outgoing,
     ) -> Result<(), Instant> {
         if self.peer().is_some() && !self.is_proven(path.remote) {
-            self.mobility.pace.take(path.remote.ip(), ctx.now)?;
+            self.mobility.pace.take(path.remote.ip(), ctx.now, message.datagrams().len())?;
         }
-        ctx.transmit(path.local, path.remote, self.nat_t, datagram);
+        self.transmit(ctx, (path.local, path.remote, self.nat_t), message);
         Ok(())
     }
 }
@@ -60,11 +61,12 @@ mod tests {
         let mut pace = Pace::default();
         let [one, other]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let start = Instant::now();
-        assert_eq!(pace.take(one, start), Ok(()));
-        assert_eq!(pace.take(one, start + PACE / 2), Err(start + PACE));
-        assert_eq!(pace.take(other, start + PACE / 2), Ok(()));
-        assert_eq!(pace.take(one, start + PACE), Ok(()));
+        assert_eq!(pace.take(one, start, 1), Ok(()));
+        assert_eq!(pace.take(one, start + PACE / 2, 1), Err(start + PACE));
+        assert_eq!(pace.take(other, start + PACE / 2, 1), Ok(()));
+        assert_eq!(pace.take(one, start + PACE, 1), Ok(()));
         pace.heard_from(one);
-        assert_eq!(pace.take(one, start + PACE), Ok(()));
+        assert_eq!(pace.take(one, start + PACE, 3), Ok(()));
+        assert_eq!(pace.take(one, start + 3 * PACE, 1), Err(start + 4 * PACE));
     }
 }
