@@ -14,8 +14,8 @@ use super::credentials::{self, Files, Places};
 use super::error::{Issues, Pos};
 use super::fields::{Fields, choice};
 use super::model::{
-    AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Method, PskSecret, SendCert,
-    StartAction, Unique,
+    AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method, PskSecret,
+    SendCert, StartAction, Unique,
 };
 use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 use super::schema::{
@@ -155,6 +155,9 @@ fn daemon(parts: &[&Section], issues: &mut Issues) -> DaemonSettings {
     f.set("max_child_sas", &mut d.max_child_sas, issues, between(1, MAX_SLOTS));
     f.set("cookie_threshold", &mut d.cookie_threshold, issues, between(0, u32::MAX));
     f.set("half_open_limit", &mut d.half_open_limit, issues, between(1, u32::MAX));
+    f.set("fragment_size", &mut d.fragment_size, issues, |text| {
+        values::number(text, 576, 65_535).map(|n| n as u16)
+    });
     if d.half_open_limit < d.cookie_threshold {
         let (limit, threshold) = (d.half_open_limit, d.cookie_threshold);
         let message = format!(
@@ -199,6 +202,13 @@ fn connection(
         let message = "found 'encap = yes' beside 'nat_traversal = no'; expected 'encap = no'";
         issues.push(f.place("encap"), message);
     }
+    f.set("fragmentation", &mut c.fragmentation, issues, |text| match (values::boolean(text), text) {
+        // To force it makes a difference in IKEv1 alone.
+        (Ok(true), _) | (_, "force") => Ok(Fragmentation::Yes),
+        (Ok(false), _) => Ok(Fragmentation::No),
+        (_, "accept") => Ok(Fragmentation::Accept),
+        _ => Err("yes, accept, force or no".to_string()),
+    });
     f.set("mobike", &mut c.mobike, issues, values::boolean);
     f.set("mobike_x", &mut c.mobike_x, issues, |text| match (values::boolean(text), text) {
         (Ok(true), _) => Ok(MobikeX::Yes),

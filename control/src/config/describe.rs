@@ -41,6 +41,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         "  at most {} Child SAs; cookies from {} half-open IKE SAs on, no more than {} of them",
         d.max_child_sas, d.cookie_threshold, d.half_open_limit
     )?;
+    writeln!(out, "  IKE messages in fragments above datagrams of {} octets", d.fragment_size)?;
     for conn in &config.connections {
         write_connection(out, conn)?;
     }

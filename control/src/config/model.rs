@@ -67,6 +67,8 @@ pub struct DaemonSettings {
     pub cookie_threshold: u32,
     /// Half-open IKE SAs from which on first requests are dropped.
     pub half_open_limit: u32,
+    /// IKE messages that would make larger IP datagrams, in octets, go out in fragments (RFC 7383).
+    pub fragment_size: u16,
 }
 
 impl Default for DaemonSettings {
@@ -85,6 +87,7 @@ impl Default for DaemonSettings {
             max_child_sas: 131_072,
             cookie_threshold: 30,
             half_open_limit: 10_000,
+            fragment_size: 1280,
         }
     }
 }
@@ -132,6 +135,19 @@ impl TsPattern {
             Self::Dynamic(ts) => TrafficSelector { start: addr, end: addr, ..*ts },
         }
     }
+}
+
+/// IKE fragmentation (RFC 7383).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Fragmentation {
+    /// Large messages go out in fragments if the peer can take them.
+    #[default]
+    Yes,
+    /// Those of the peer are taken, and none are sent.
+    Accept,
+    /// Neither.
+    No,
 }
 
 /// What happens to other IKE SAs between the same identities.
@@ -254,6 +270,8 @@ pub struct Connection {
     pub proposals: Vec<IkeProposal>,
     /// NATs on the path are coped with; otherwise they are an attack (RFC 4555 3.9).
     pub nat_traversal: bool,
+    /// Large messages in fragments.
+    pub fragmentation: Fragmentation,
     /// Encapsulate ESP in UDP even without a NAT.
     pub encap: bool,
     /// Offer MOBIKE (RFC 4555).
@@ -305,6 +323,7 @@ impl Connection {
             remote_port: 500,
             proposals: IkeProposal::defaults(),
             nat_traversal: true,
+            fragmentation: Fragmentation::default(),
             encap: true,
             mobike: true,
             mobike_x: MobikeX::default(),

@@ -54,6 +54,7 @@ pub(super) const DAEMON: SectionSpec = SectionSpec {
         ("max_child_sas", Here),
         ("cookie_threshold", Here),
         ("half_open_limit", Here),
+        ("fragment_size", Here),
     ],
     sections: &[],
 };
@@ -78,7 +79,7 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("aggressive", NO),
         ("childless", Only(&["never"])),
         ("dscp", Only(&["000000"])),
-        ("fragmentation", NO),
+        ("fragmentation", Here),
         ("mediation", NO),
         ("mobike", Here),
         ("mobike_x", Here),

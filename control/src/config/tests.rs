@@ -182,7 +182,7 @@ fn the_daemons_own_settings() {
         "t.conf",
         "mobikex { port = 1500  port_nat_t = 14500  tun = mx7  mtu = 1380  workers = 2  pin = yes  table = 777\n\
          priority = 100  mark = 0x77  max_child_sas = 1024  cookie_threshold = 0  half_open_limit = 500\n\
-         offload = no }\n",
+         offload = no  fragment_size = 576 }\n",
     );
     let config = config.unwrap();
     let device = "  TUN device mx7, MTU 1380, 2 packet workers, pinned, without offloads";
@@ -194,7 +194,7 @@ fn the_daemons_own_settings() {
         (1500, 14_500, "mx7", 1380, Some(2), true)
     );
     assert_eq!((d.table, d.priority, d.mark, d.max_child_sas), (777, 100, 0x77, 1024));
-    assert_eq!((d.cookie_threshold, d.half_open_limit), (0, 500));
+    assert_eq!((d.cookie_threshold, d.half_open_limit, d.fragment_size), (0, 500, 576));
 }
 
 #[test]
@@ -238,6 +238,11 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:2:14: found '4w' for 'rekey_time'; expected a time such as 90, 90s, 5m, 4h or 1d, at most 3650d",
         ),
         ("mobike = perhaps", "", "t.conf:2:10: found 'perhaps' for 'mobike'; expected yes or no"),
+        (
+            "fragmentation = maybe",
+            "",
+            "t.conf:2:17: found 'maybe' for 'fragmentation'; expected yes, accept, force or no",
+        ),
         ("mobike_critical = 2", "", "t.conf:2:19: found '2' for 'mobike_critical'; expected yes or no"),
         ("mobike_x = always", "", "t.conf:2:12: found 'always' for 'mobike_x'; expected yes, no or require"),
         ("vips = 0.0.0.0", "", "t.conf:2:1: option 'vips' is not available in this version"),

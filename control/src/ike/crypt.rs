@@ -1,5 +1,5 @@
 //! Whole messages: the unprotected form and the Encrypted payload around the protected one (RFC 7296 3.14,
-//! RFC 5282).
+//! RFC 5282), or around a fragment of it (RFC 7383 2.5).
 
 use mobikex_common::crypto::PacketCipher;
 use mobikex_common::spi::IkeSpi;
@@ -11,6 +11,8 @@ use super::error::IkeError;
 
 /// Generic payload header: next payload, flags, length.
 const PAYLOAD_HEADER: usize = 4;
+/// Fragment Number and Total Fragments.
+const FRAGMENT_NUMBERS: usize = 4;
 
 /// What a message's header says, in the engine's terms.
 #[derive(Clone, Copy, Debug)]
@@ -54,18 +56,40 @@ pub(super) fn plain(envelope: &Envelope, payloads: &[Payload]) -> Vec<u8> {
     message
 }
 
-/// A message whose payloads all sit in one Encrypted payload. `ivs` is the SA's IV counter: an AEAD IV is never
-/// used twice (RFC 5282 3.1); CBC draws its IV from `rng` (RFC 3602 3).
+/// What goes into an Encrypted payload, or into a fragment of one.
+pub(super) struct Part<'a> {
+    /// The type of the first inner payload; NONE in every fragment but the first.
+    pub(super) next: PayloadType,
+    /// Fragment Number and Total Fragments (RFC 7383 2.5).
+    pub(super) place: Option<(u16, u16)>,
+    /// The inner payload chain, or a piece of it.
+    pub(super) text: &'a [u8],
+}
+
+/// Octets that a message needs besides its content and the padding: IKE header, payload header, numbers of a fragment, IV
+/// and ICV.
+pub(super) fn overhead(cipher: &PacketCipher, fragment: bool) -> usize {
+    let numbers = if fragment { FRAGMENT_NUMBERS } else { 0 };
+    Header::LEN + PAYLOAD_HEADER + numbers + cipher.iv_len() + cipher.icv_len()
+}
+
+/// What lengths of content with its padding are multiples of. AEADs need no padding at all (RFC 5282 3).
+pub(super) fn block(cipher: &PacketCipher) -> usize {
+    if cipher.cipher().is_aead() { 1 } else { cipher.block_len() }
+}
+
+/// A message with one Encrypted payload, or one fragment of it, and nothing outside. `ivs` is the SA's IV counter: an AEAD
+/// IV is never used twice (RFC 5282 3.1); CBC draws its IV from `rng` (RFC 3602 3).
 pub(super) fn seal(
     envelope: &Envelope,
-    payloads: &[Payload],
+    part: &Part<'_>,
     cipher: &PacketCipher,
     ivs: &mut u64,
     rng: &mut ChaCha20Rng,
 ) -> Result<Vec<u8>, IkeError> {
-    let (first, mut text) = emit_chain(payloads);
-    // The pad length octet closes the block; AEADs need no padding at all (RFC 5282 3).
-    let block = if cipher.cipher().is_aead() { 1 } else { cipher.block_len() };
+    let mut text = part.text.to_vec();
+    // The pad length octet closes the block.
+    let block = block(cipher);
     let padding = (block - (text.len() + 1) % block) % block;
     text.resize(text.len() + padding, 0);
     text.push(padding as u8);
@@ -77,11 +101,16 @@ pub(super) fn seal(
     } else {
         rng.fill_bytes(&mut iv);
     }
-    let body_len = PAYLOAD_HEADER + iv.len() + text.len() + cipher.icv_len();
-    let mut message = envelope.header(PayloadType::SK, Header::LEN + body_len).to_vec();
-    message.push(first.0);
+    let kind = if part.place.is_some() { PayloadType::SKF } else { PayloadType::SK };
+    let len = overhead(cipher, part.place.is_some()) + text.len();
+    let mut message = envelope.header(kind, len).to_vec();
+    message.push(part.next.0);
     message.push(0);
-    message.extend_from_slice(&(body_len as u16).to_be_bytes());
+    message.extend_from_slice(&((len - Header::LEN) as u16).to_be_bytes());
+    if let Some((number, total)) = part.place {
+        message.extend_from_slice(&number.to_be_bytes());
+        message.extend_from_slice(&total.to_be_bytes());
+    }
     let mut icv = vec![0; cipher.icv_len()];
     cipher.seal(&iv, &message, &[], &mut text, &mut icv)?;
     message.extend_from_slice(&iv);
@@ -90,7 +119,7 @@ pub(super) fn seal(
     Ok(message)
 }
 
-/// Proof that a message's integrity was verified with an IKE SA's keys; only [`open`] makes one.
+/// Proof that a message's integrity was verified with an IKE SA's keys; only [`Sealed::open`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Protected(());
 
@@ -112,24 +141,45 @@ impl Opened {
     }
 }
 
-/// Verifies and decrypts a message whose last payload is Encrypted. Everything before the Encrypted payload is
-/// covered by the ICV but not secret; nothing is defined there, so it is ignored.
-pub(super) fn open(datagram: &[u8], cipher: &PacketCipher) -> Result<Opened, IkeError> {
-    let header = Header::parse(datagram)?;
-    let outer = parse_chain(header.next_payload, &datagram[Header::LEN..])?;
-    let Some(Payload::Encrypted { next, body }) = outer.last() else {
-        return Err(IkeError::NotProtected);
-    };
-    let (iv_len, icv_len) = (cipher.iv_len(), cipher.icv_len());
-    if body.len() < iv_len + icv_len + 1 || datagram.len() < body.len() {
-        return Err(IkeError::NotProtected);
+/// A message whose last payload is Encrypted, or a fragment, not verified yet. Everything before that payload is covered by
+/// the ICV but not secret; nothing is defined there, so it is ignored.
+pub(super) struct Sealed<'a> {
+    head: &'a [u8],
+    body: &'a [u8],
+    next: PayloadType,
+    /// Fragment Number and Total Fragments.
+    pub(super) place: Option<(u16, u16)>,
+}
+
+impl<'a> Sealed<'a> {
+    /// Finds the payload, without any cryptography.
+    pub(super) fn read(datagram: &'a [u8]) -> Result<Self, IkeError> {
+        let header = Header::parse(datagram)?;
+        let outer = parse_chain(header.next_payload, &datagram[Header::LEN..])?;
+        let (next, place, len) = match outer.last() {
+            Some(Payload::Encrypted { next, body }) => (*next, None, body.len()),
+            Some(Payload::EncryptedFragment { next, number, total, body }) => {
+                (*next, Some((*number, *total)), body.len())
+            }
+            _ => return Err(IkeError::NotProtected),
+        };
+        let at = datagram.len().checked_sub(len).ok_or(IkeError::NotProtected)?;
+        let (head, body) = datagram.split_at(at);
+        Ok(Self { head, body, next, place })
     }
-    let head = &datagram[..datagram.len() - body.len()];
-    let (iv, rest) = body.split_at(iv_len);
-    let (text, icv) = rest.split_at(rest.len() - icv_len);
-    let mut text = text.to_vec();
-    cipher.open(iv, head, &[], &mut text, icv)?;
-    Ok(Opened { text, next: *next, proof: Protected(()) })
+
+    /// Verifies and decrypts.
+    pub(super) fn open(&self, cipher: &PacketCipher) -> Result<Opened, IkeError> {
+        let (iv_len, icv_len) = (cipher.iv_len(), cipher.icv_len());
+        if self.body.len() < iv_len + icv_len + 1 {
+            return Err(IkeError::NotProtected);
+        }
+        let (iv, rest) = self.body.split_at(iv_len);
+        let (text, icv) = rest.split_at(rest.len() - icv_len);
+        let mut text = text.to_vec();
+        cipher.open(iv, self.head, &[], &mut text, icv)?;
+        Ok(Opened { text, next: self.next, proof: Protected(()) })
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +193,12 @@ mod tests {
         let integrity = (!cipher.is_aead()).then_some(Integrity::HmacSha512);
         let integrity_key = vec![2; integrity.map_or(0, Integrity::key_len)];
         PacketCipher::new(cipher, integrity, &vec![1; cipher.key_material_len()], &integrity_key).unwrap()
+    }
+
+    const EMPTY: Part<'_> = Part { next: PayloadType::NONE, place: None, text: &[] };
+
+    fn open(datagram: &[u8], cipher: &PacketCipher) -> Result<Opened, IkeError> {
+        Sealed::read(datagram)?.open(cipher)
     }
 
     fn envelope() -> Envelope {
@@ -161,11 +217,14 @@ mod tests {
         let mut rng = ChaCha20Rng::seed_from_u64(1);
         for kind in Cipher::ALL {
             let (cipher, mut ivs) = (cipher(kind), 0);
-            for len in [0, 1, 15, 16, 33] {
+            for (len, place) in [(0, None), (1, Some((1, 1))), (15, None), (16, Some((1, 300))), (33, None)] {
                 let payloads = [Payload::Notify(Notify::new(NotifyType::COOKIE2, vec![7; len]))];
-                let message = seal(&envelope(), &payloads, &cipher, &mut ivs, &mut rng).unwrap();
+                let (next, text) = emit_chain(&payloads);
+                let part = Part { next, place, text: &text };
+                let message = seal(&envelope(), &part, &cipher, &mut ivs, &mut rng).unwrap();
                 let opened = open(&message, &cipher).unwrap();
                 assert_eq!(parse_chain(opened.next, opened.padded().unwrap()).unwrap(), payloads);
+                assert_eq!(Sealed::read(&message).unwrap().place, place);
                 for at in 0..message.len() {
                     let mut bad = message.clone();
                     bad[at] ^= 0x40;
@@ -182,12 +241,12 @@ mod tests {
             let (cipher, mut ivs) = (cipher(kind), 0);
             let mut seen = std::collections::HashSet::new();
             for _ in 0..100 {
-                let message = seal(&envelope(), &[], &cipher, &mut ivs, &mut rng).unwrap();
+                let message = seal(&envelope(), &EMPTY, &cipher, &mut ivs, &mut rng).unwrap();
                 let iv = message[32..32 + cipher.iv_len()].to_vec();
                 assert!(seen.insert(iv), "{kind} repeated an IV");
             }
             let mut last = u64::MAX;
-            let result = seal(&envelope(), &[], &cipher, &mut last, &mut rng);
+            let result = seal(&envelope(), &EMPTY, &cipher, &mut last, &mut rng);
             assert_eq!(result.is_err(), kind.is_aead(), "an AEAD stops before its IVs wrap");
         }
     }

@@ -17,6 +17,7 @@ use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
 use super::pace::Pace;
+use super::reassembly::FragmentMemory;
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
@@ -92,6 +93,8 @@ pub(super) struct Ctx<'a> {
     pub(super) pace: &'a mut Pace,
     /// What requests about addresses were answered with, if not carried out.
     pub(super) refusals: &'a mut BTreeMap<NotifyType, u64>,
+    /// What messages in pieces take.
+    pub(super) fragment_memory: &'a FragmentMemory,
     /// This machine's addresses.
     pub(super) network: &'a Network,
     /// All IKE SAs but the one that is at work.

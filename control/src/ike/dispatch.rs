@@ -6,9 +6,9 @@ use mobikex_common::wire::ike::parse_chain;
 use mobikex_common::wire::ike::{ExchangeType, Header, Notify, NotifyType, Payload, PayloadType, ProtocolId};
 use tracing::{debug, info};
 
-use super::crypt::{self, Protected};
+use super::crypt::Protected;
 use super::ctx::{Ctx, Effect};
-use super::error::IkeError;
+use super::fragments::Received;
 use super::path_table::path;
 use super::rules::{self, notify};
 use super::sa::{Exchange, Gone, IkeSa, State};
@@ -22,6 +22,8 @@ pub(super) enum Ignored {
     NotAuthentic,
     /// The SA is in no state for this exchange.
     WrongState,
+    /// A fragment with impossible numbers, or one too many.
+    Fragment,
 }
 
 /// What became of a message.
@@ -29,7 +31,7 @@ pub(super) type Handled = Result<Result<(), Ignored>, Gone>;
 
 /// Which exchanges an SA takes in which state, as `(request, response)`. A protected exchange needs keys and,
 /// but for IKE_AUTH, both AUTHs verified.
-fn permitted(state: &State, exchange: ExchangeType, response: bool) -> bool {
+pub(super) fn permitted(state: &State, exchange: ExchangeType, response: bool) -> bool {
     match (state, exchange) {
         (State::InitSent(_), ExchangeType::IKE_SA_INIT) => response,
         (State::HalfOpen(_), ExchangeType::IKE_AUTH) => !response,
@@ -75,19 +77,6 @@ impl IkeSa {
         self.handle_init_response(ctx, header.responder_spi, addresses, datagram, &payloads).map(Ok)
     }
 
-    /// Verifies and decrypts with the peer's keys. The inner chain may still be malformed: then the peer, which
-    /// is authentic, hears of it.
-    pub(super) fn open(
-        &self,
-        datagram: &[u8],
-    ) -> Result<(Result<Vec<Payload>, IkeError>, Protected), Ignored> {
-        let Some(keys) = &self.keys else { return Err(Ignored::WrongState) };
-        let cipher = if self.initiator.is_us() { &keys.responder } else { &keys.initiator };
-        let opened = crypt::open(datagram, cipher).map_err(|_| Ignored::NotAuthentic)?;
-        let payloads = opened.padded().and_then(|text| Ok(parse_chain(opened.next, text)?));
-        Ok((payloads, opened.proof))
-    }
-
     fn handle_request(
         &mut self,
         ctx: &mut Ctx<'_>,
@@ -99,18 +88,14 @@ impl IkeSa {
         if header.message_id != self.expected_request && !retransmission {
             return Ok(Err(Ignored::OutsideWindow));
         }
-        let (payloads, proof) = match self.open(datagram) {
-            Ok(opened) => opened,
+        if retransmission {
+            return Ok(self.answer_again(ctx, header.message_id, addresses, datagram));
+        }
+        let (payloads, proof) = match self.receive(ctx, header, datagram) {
+            Ok(Received::Message(payloads, proof)) => (payloads, proof),
+            Ok(Received::Part) => return Ok(Ok(())),
             Err(ignored) => return Ok(Err(ignored)),
         };
-        if retransmission {
-            // It may be an attacker's who repeats it: no sign of life (RFC 7296 2.4 wants a fresh message).
-            if let Some(answer) = self.last_response.clone() {
-                debug!(target: "IKE", "{} retransmitting response {}", self.name(), header.message_id);
-                ctx.transmit(addresses.0, addresses.1, addresses.2, answer);
-            }
-            return Ok(Ok(()));
-        }
         self.last_heard = ctx.now;
         if !permitted(&self.state, header.exchange, false) {
             return Ok(Err(Ignored::WrongState));
@@ -231,8 +216,9 @@ impl IkeSa {
         if !permitted(&self.state, header.exchange, true) {
             return Ok(Err(Ignored::WrongState));
         }
-        let (payloads, proof) = match self.open(datagram) {
-            Ok(opened) => opened,
+        let (payloads, proof) = match self.receive(ctx, header, datagram) {
+            Ok(Received::Message(payloads, proof)) => (payloads, proof),
+            Ok(Received::Part) => return Ok(Ok(())),
             Err(ignored) => return Ok(Err(ignored)),
         };
         self.last_heard = ctx.now;

@@ -15,6 +15,7 @@ use super::create_child::request_payloads;
 use super::crypt::Protected;
 use super::ctx::{Ctx, Effect, nat_hash};
 use super::error::IkeError;
+use super::fragments;
 use super::keys::SkeySeed;
 use super::prove::{self, Parties, Wishes};
 use super::roles::OriginalInitiator;
@@ -70,6 +71,7 @@ impl IkeSa {
             payloads.extend(self.nat_detection(path.local, path.remote));
         }
         payloads.extend(prove::announce(std::iter::once(&self.conn)));
+        payloads.extend(fragments::offer(&self.conn));
         payloads
     }
 
@@ -81,8 +83,9 @@ impl IkeSa {
         self.next_request = 0;
         let request = self.send_request(ctx, ExchangeType::IKE_SA_INIT, Exchange::Init, &payloads)?;
         if let State::InitSent(init) = &mut self.state {
-            init.sent = vec![(path, request.clone())];
-            init.request = request;
+            let datagram = request.datagrams().concat();
+            init.sent = vec![(path, datagram.clone())];
+            init.request = datagram;
             init.rounds += 1;
         }
         Ok(())
@@ -231,6 +234,7 @@ impl IkeSa {
         }
         self.spi_r = spi_r;
         let supports_nat = self.conn.nat_traversal && self.detect_nat(payloads);
+        self.agree_on_fragments(payloads);
         let State::InitSent(init) = &self.state else { return Ok(()) };
         let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.

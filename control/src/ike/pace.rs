@@ -1,5 +1,6 @@
 //! The pace of requests to where the peer has never been seen (M6 of the threats): however many reasons there are to try
-//! an address, and however many IKE SAs have one, it gets one datagram a second.
+//! an address, and however many IKE SAs have one, it gets one datagram a second, and after a message in fragments nothing for
+//! as many seconds.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,30 +9,30 @@ use std::time::{Duration, Instant};
 use mobikex_common::addr::Path;
 
 use super::ctx::Ctx;
+use super::fragments::Outgoing;
 use super::sa::IkeSa;
 
 const PACE: Duration = Duration::from_secs(1);
 
-/// When each such address got a datagram, as long as that matters.
+/// When each such address may get the next datagram, as long as that matters.
 #[derive(Default)]
 pub(super) struct Pace {
-    sent: HashMap<IpAddr, Instant>,
+    next: HashMap<IpAddr, Instant>,
     /// When what matters no more was forgotten last.
     swept: Option<Instant>,
 }
 
 impl Pace {
-    /// Counts a datagram to `addr`, or tells when there may be one.
-    fn take(&mut self, addr: IpAddr, now: Instant) -> Result<(), Instant> {
-        let matters = |at: &Instant| now.saturating_duration_since(*at) < PACE;
-        if !self.swept.as_ref().is_some_and(matters) {
+    /// Counts datagrams to `addr`, or tells when there may be some.
+    fn take(&mut self, addr: IpAddr, now: Instant, datagrams: usize) -> Result<(), Instant> {
+        if self.swept.is_none_or(|at| now.saturating_duration_since(at) >= PACE) {
             self.swept = Some(now);
-            self.sent.retain(|_, at| matters(at));
+            self.next.retain(|_, next| *next > now);
         }
-        match self.sent.get(&addr).filter(|at| matters(at)) {
-            Some(at) => Err(*at + PACE),
+        match self.next.get(&addr).filter(|next| **next > now) {
+            Some(next) => Err(*next),
             None => {
-                self.sent.insert(addr, now);
+                self.next.insert(addr, now + PACE * datagrams as u32);
                 Ok(())
             }
         }
@@ -39,7 +40,7 @@ impl Pace {
 
     /// Something authentic came from there, so whoever is there has not been sent more than it asked for.
     pub(super) fn heard_from(&mut self, addr: IpAddr) {
-        self.sent.remove(&addr);
+        self.next.remove(&addr);
     }
 }
 
@@ -49,12 +50,12 @@ impl IkeSa {
         &mut self,
         ctx: &mut Ctx<'_>,
         path: Path,
-        datagram: Vec<u8>,
+        message: &Outgoing,
     ) -> Result<(), Instant> {
         if self.peer().is_some() && !self.is_proven(path.remote) {
-            ctx.pace.take(path.remote.ip(), ctx.now)?;
+            ctx.pace.take(path.remote.ip(), ctx.now, message.datagrams().len())?;
         }
-        ctx.transmit(path.local, path.remote, self.nat_t, datagram);
+        self.transmit(ctx, (path.local, path.remote, self.nat_t), message);
         Ok(())
     }
 }
@@ -68,11 +69,12 @@ mod tests {
         let mut pace = Pace::default();
         let [one, other]: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let start = Instant::now();
-        assert_eq!(pace.take(one, start), Ok(()));
-        assert_eq!(pace.take(one, start + PACE / 2), Err(start + PACE));
-        assert_eq!(pace.take(other, start + PACE / 2), Ok(()));
-        assert_eq!(pace.take(one, start + PACE), Ok(()));
+        assert_eq!(pace.take(one, start, 1), Ok(()));
+        assert_eq!(pace.take(one, start + PACE / 2, 1), Err(start + PACE));
+        assert_eq!(pace.take(other, start + PACE / 2, 1), Ok(()));
+        assert_eq!(pace.take(one, start + PACE, 1), Ok(()));
         pace.heard_from(one);
-        assert_eq!(pace.take(one, start + PACE), Ok(()));
+        assert_eq!(pace.take(one, start + PACE, 3), Ok(()));
+        assert_eq!(pace.take(one, start + 3 * PACE, 1), Err(start + 4 * PACE));
     }
 }

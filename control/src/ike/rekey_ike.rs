@@ -88,6 +88,7 @@ impl IkeSa {
         let mut sa = Self::new(ctx, self.conn.clone(), initiator, spis, (self.local, self.remote), state);
         sa.nat_t = self.nat_t;
         sa.encap = self.encap;
+        sa.fragments = self.fragments.successor();
         sa.behind_nat = self.behind_nat;
         sa.peer_behind_nat = self.peer_behind_nat;
         sa.mobility = self.mobility.clone();

@@ -15,6 +15,7 @@ use super::auth::{AuthenticatedPeer, SignedOctets};
 use super::crypt::{self, Envelope, Protected};
 use super::ctx::Ctx;
 use super::error::IkeError;
+use super::fragments::Outgoing;
 use super::keys::SkeySeed;
 use super::mobility::Mobility;
 use super::prove::{self, Parties, Wishes};
@@ -130,6 +131,7 @@ impl IkeSa {
         }
         answer.extend(prove::ask(&ctx.config.credentials, candidates.iter()));
         answer.extend(hashes);
+        answer.extend(sa.agree_on_fragments(payloads));
         if ctx.notices.allow(ctx.now) {
             info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
             info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
@@ -147,7 +149,7 @@ impl IkeSa {
             handshake.response = response.clone();
         }
         ctx.transmit(sa.local, sa.remote, nat_t, response.clone());
-        sa.last_response = Some(response);
+        sa.last_response = Some(Outgoing::plain(response));
         sa.expected_request = 1;
         Ok(InitOutcome::Accepted(Box::new(sa)))
     }

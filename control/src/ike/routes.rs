@@ -27,8 +27,8 @@ impl IkeSa {
         // What goes over a pair of its own stays there.
         if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
             pending.goes_over(path(local, remote));
-            let datagram = pending.datagram.clone();
-            let sent = self.send_over(ctx, self.current(), datagram);
+            let message = pending.message.clone();
+            let sent = self.send_over(ctx, self.current(), &message);
             if let (Err(when), Some(pending)) = (sent, &mut self.pending) {
                 pending.next = pending.next.min(when);
             }
@@ -129,7 +129,7 @@ impl IkeSa {
         let routes = if alone { vec![current] } else { self.routes_now(ctx) };
         let name = self.name();
         let Some(pending) = &mut self.pending else { return };
-        let datagram = pending.datagram.clone();
+        let message = pending.message.clone();
         let routes = match &mut pending.via {
             Some(via) if via.tries > 1 => {
                 via.tries -= 1;
@@ -145,7 +145,7 @@ impl IkeSa {
         routes.iter().for_each(|route| pending.goes_over(*route));
         for route in routes {
             // What may not go there now does so with the next one.
-            let _ = self.send_over(ctx, route, datagram.clone());
+            let _ = self.send_over(ctx, route, &message);
         }
     }
 
@@ -164,12 +164,12 @@ impl IkeSa {
         let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) else { return };
         let before = pending.credit.filter(|(from, _)| *from == remote).map_or(0, |(_, credit)| credit);
         let credit = before.saturating_add(3 * octets);
-        let needed = pending.datagram.len();
+        let needed = pending.message.octets();
         pending.credit = Some((remote, credit.checked_sub(needed).unwrap_or(credit)));
         if credit >= needed {
             pending.goes_over(path(local, remote));
-            let datagram = pending.datagram.clone();
-            let _ = self.send_over(ctx, path(local, remote), datagram);
+            let message = pending.message.clone();
+            let _ = self.send_over(ctx, path(local, remote), &message);
         }
     }
 

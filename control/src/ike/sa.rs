@@ -23,6 +23,7 @@ use super::child::{ChildOffer, ChildSa};
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
 use super::error::IkeError;
+use super::fragments::{CUT_SMALLER_AT, Fragments, Outgoing};
 use super::keys::SkKeys;
 use super::mobike::Update;
 use super::mobike_x::{Actions, Request};
@@ -141,8 +142,10 @@ pub(super) struct Via {
 pub(super) struct Pending {
     pub(super) message_id: u32,
     pub(super) exchange: Exchange,
-    pub(super) datagram: Vec<u8>,
+    pub(super) message: Outgoing,
     pub(super) attempts: u32,
+    /// The attempts before it went out in smaller fragments, with which the pace began anew.
+    pub(super) restarted: u32,
     pub(super) via: Option<Via>,
     /// The pair of addresses that the request went over first, and whether it has gone over any other.
     pub(super) first: Path,
@@ -238,7 +241,8 @@ pub(super) struct IkeSa {
     pub(super) pending: Option<Pending>,
     pub(super) next_request: u32,
     pub(super) expected_request: u32,
-    pub(super) last_response: Option<Vec<u8>>,
+    pub(super) last_response: Option<Outgoing>,
+    pub(super) fragments: Fragments,
     pub(super) peer_rekey: Option<PeerRekey>,
     /// Made by the peer's rekeying of this SA, which still waits for the answer to its own; see
     /// [`Effect::Inherit`].
@@ -301,6 +305,7 @@ impl IkeSa {
             next_request: 0,
             expected_request: 0,
             last_response: None,
+            fragments: Fragments::default(),
             peer_rekey: None,
             inherits_from: None,
             rekeyed_by: None,
@@ -386,7 +391,7 @@ impl IkeSa {
         kind: ExchangeType,
         exchange: Exchange,
         payloads: &[Payload],
-    ) -> Result<Vec<u8>, IkeError> {
+    ) -> Result<Outgoing, IkeError> {
         self.send_request_via(ctx, kind, exchange, payloads, None)
     }
 
@@ -398,40 +403,36 @@ impl IkeSa {
         exchange: Exchange,
         payloads: &[Payload],
         via: Option<Via>,
-    ) -> Result<Vec<u8>, IkeError> {
+    ) -> Result<Outgoing, IkeError> {
         let message_id = self.next_request;
         let envelope = self.envelope(kind, false, message_id);
-        let datagram = if kind == ExchangeType::IKE_SA_INIT {
-            crypt::plain(&envelope, payloads)
+        let message = if kind == ExchangeType::IKE_SA_INIT {
+            Outgoing::plain(crypt::plain(&envelope, payloads))
         } else {
-            let mut ivs = self.ivs;
-            let keys = self.keys()?;
-            let cipher = if self.initiator.is_us() { &keys.initiator } else { &keys.responder };
-            let sealed = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
-            self.ivs = ivs;
-            sealed
+            self.protect(ctx, envelope, payloads)?
         };
         debug!(target: "ENC", "{} generating {kind} request {message_id} {}", self.name(), rules::show(payloads));
         self.next_request += 1;
         let path = via.as_ref().map_or(self.current(), |via| via.path);
         let quick = via.is_some() || self.mobility.version != Version::None || self.has_alternatives();
         let pause = if quick { RETRANSMIT_QUICK } else { RETRANSMIT_BASE };
-        let (next, unsent) = match self.send_over(ctx, path, datagram.clone()) {
+        let (next, unsent) = match self.send_over(ctx, path, &message) {
             Ok(()) => (ctx.now + pause, 0),
             Err(when) => (when, 1),
         };
         self.pending = Some(Pending {
             message_id,
             exchange,
-            datagram: datagram.clone(),
+            message: message.clone(),
             attempts: 0,
+            restarted: 0,
             via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
             first: path,
             elsewhere: false,
             credit: None,
             next,
         });
-        Ok(datagram)
+        Ok(message)
     }
 
     /// A first message, which nobody but its pair of addresses tells from another.
@@ -466,17 +467,13 @@ impl IkeSa {
     ) -> Result<(), IkeError> {
         let message_id = self.expected_request;
         let envelope = self.envelope(kind, true, message_id);
-        let mut ivs = self.ivs;
-        let keys = self.keys()?;
-        let cipher = if self.initiator.is_us() { &keys.initiator } else { &keys.responder };
-        let datagram = crypt::seal(&envelope, payloads, cipher, &mut ivs, ctx.rng)?;
-        self.ivs = ivs;
+        let message = self.protect(ctx, envelope, payloads)?;
         debug!(target: "ENC", "{} generating {kind} response {message_id} {}", self.name(), rules::show(payloads));
         self.expected_request += 1;
-        self.last_response = Some(datagram.clone());
+        self.last_response = Some(message.clone());
         // Back to where the request came from (RFC 7296 2.11), whatever else is known about the peer.
-        let (local, remote, nat_t) = self.answer_over.unwrap_or((self.local, self.remote, self.nat_t));
-        ctx.transmit(local, remote, nat_t, datagram);
+        let over = self.answer_over.unwrap_or((self.local, self.remote, self.nat_t));
+        self.transmit(ctx, over, &message);
         Ok(())
     }
 
@@ -553,6 +550,7 @@ impl IkeSa {
             return Err(self.close(ctx, reason, self.rekeyed_by.is_none() && self.peer().is_some()));
         }
         self.retransmit(ctx)?;
+        self.fragments.expire(ctx.now);
         for (at, task) in std::mem::take(&mut self.retries) {
             if at <= ctx.now {
                 self.tasks.push_back(task);
@@ -591,8 +589,8 @@ impl IkeSa {
         let patient = self.mobility.version != Version::None && !self.mobility.decides;
         let tries = if patient { PATIENT_TRIES } else { RETRANSMIT_TRIES };
         let Some(pending) = self.pending.as_mut().filter(|p| p.next <= ctx.now) else { return Ok(()) };
-        if pending.attempts == tries {
-            info!(target: "IKE", "{name} giving up after {tries} retransmits");
+        if pending.attempts == tries + pending.restarted {
+            info!(target: "IKE", "{name} giving up after {} retransmits", pending.attempts);
             let established = self.peer().is_some();
             self.gave_up = true;
             return Err(self.close(ctx, "the peer does not answer", established));
@@ -601,7 +599,12 @@ impl IkeSa {
             pending.attempts += 1;
             info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
         }
-        let backoff = RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(pending.attempts as i32));
+        if pending.attempts == CUT_SMALLER_AT {
+            self.cut_request_smaller(ctx);
+        }
+        let Some(pending) = &mut self.pending else { return Ok(()) };
+        let steps = pending.attempts - pending.restarted;
+        let backoff = RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(steps as i32));
         let backoff = if patient { backoff.min(PATIENT_INTERVAL) } else { backoff };
         let quick = pending.via.is_some() || (mobile && pending.attempts <= QUICK_ATTEMPTS);
         pending.next = ctx.now + if quick { RETRANSMIT_QUICK } else { backoff };
@@ -648,6 +651,7 @@ impl IkeSa {
             self.dead_peer_check_at().filter(|_| established),
             self.keepalive_at().filter(|_| established),
             self.forgotten_at(),
+            self.fragments.timeout(),
             self.children.iter().filter_map(ChildSa::next_timeout).min(),
             self.mobility_timeout().filter(|_| established),
         ]

@@ -24,7 +24,7 @@ pub(super) const ADDRS: [&str; 2] = ["192.0.2.1", "198.51.100.1"];
 pub(super) struct Datagram {
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
-    nat_t: bool,
+    pub(super) nat_t: bool,
     pub(super) data: Vec<u8>,
 }
 
@@ -184,7 +184,9 @@ impl Pair {
         let (data, destination, nat_t) = self.sa(end, |sa, ctx| {
             let data = sa
                 .send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(None), payloads)
-                .unwrap();
+                .unwrap()
+                .datagrams()
+                .concat();
             (data, sa.remote, sa.nat_t)
         });
         // It leaves from where the test wants.
@@ -225,8 +227,8 @@ impl Pair {
         }
         let ids: Vec<u32> = self.ends[end].ike_sas(self.now).into_iter().map(|v| v.id).collect();
         ids.into_iter().find_map(|id| {
-            let open = |sa: &mut IkeSa, _: &mut Ctx<'_>| Ok::<_, Gone>(sa.open(data).ok());
-            self.ends[end].with_sa(self.now, id, open).flatten().and_then(|(payloads, _)| payloads.ok())
+            let open = |sa: &mut IkeSa, _: &mut Ctx<'_>| Ok::<_, Gone>(sa.read(data));
+            self.ends[end].with_sa(self.now, id, open).flatten()
         })
     }
 

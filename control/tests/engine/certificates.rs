@@ -23,7 +23,7 @@ fn pubkey(auth: &str) -> Method {
 }
 
 /// Side `me` with a certificate of `ca` for a key, and trust in `trusted`.
-fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
+pub fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
     let mut c = config(me);
     c.secrets.clear();
     c.connections[0].local.method = pubkey("pubkey");
@@ -34,7 +34,7 @@ fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
     c
 }
 
-fn pair(a: Config, b: Config) -> Pair {
+pub fn pair(a: Config, b: Config) -> Pair {
     let mut pair = Pair::with(1, a, b);
     for host in 0..2 {
         let now = pair.now;

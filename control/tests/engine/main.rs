@@ -11,6 +11,7 @@ mod certificates;
 mod chains;
 #[cfg(feature = "aws-lc")]
 mod files;
+mod fragmentation;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;

@@ -32,6 +32,7 @@ use crate::ike::network::{LocalAddress, Network};
 use crate::ike::notices::Notices;
 use crate::ike::output::{IkeSaView, Output};
 use crate::ike::pace::Pace;
+use crate::ike::reassembly::FragmentMemory;
 use crate::ike::sa::{Gone, IkeSa, State, Task};
 use crate::ike::versions::{self, Version};
 
@@ -80,6 +81,8 @@ pub struct IkeCounters {
     pub not_authentic: u64,
     /// The SA was in no state for the exchange.
     pub wrong_state: u64,
+    /// A fragment with impossible numbers, or one too many (RFC 7383).
+    pub fragments_refused: u64,
     /// No connection is configured for the addresses.
     pub no_connection: u64,
     /// IKE_SA_INIT requests that were asked for a cookie.
@@ -108,6 +111,7 @@ pub struct Endpoint {
     saves_keys: bool,
     pace: Pace,
     refusals: BTreeMap<NotifyType, u64>,
+    fragment_memory: FragmentMemory,
     pub(super) complaints: Complaints,
     /// A moment and what the machine's clock showed then.
     clock: Option<(Instant, UnixSeconds)>,
@@ -138,6 +142,7 @@ impl Endpoint {
             saves_keys: false,
             pace: Pace::default(),
             refusals: BTreeMap::new(),
+            fragment_memory: FragmentMemory::default(),
             complaints: Complaints::default(),
             clock: None,
         };
@@ -359,6 +364,7 @@ impl Endpoint {
             saves_keys: self.saves_keys,
             pace: &mut self.pace,
             refusals: &mut self.refusals,
+            fragment_memory: &self.fragment_memory,
             network: &self.network,
             others: &mut self.sas,
             effects: Vec::new(),
@@ -370,15 +376,20 @@ impl Endpoint {
     /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever), and one that met a NAT
     /// several times (RFC 4555 3.9).
     fn retry_failed(&mut self, now: Instant, sa: &IkeSa) {
-        let (reason, limit, first) = match &sa.state {
-            State::InitSent(_) if sa.gave_up => ("peer not responding", sa.conn.keyingtries, None),
-            State::AuthSent(sent) if sa.unexpected_nat => {
-                ("unexpected NAT", 1 + NAT_RETRIES, sent.child.as_ref().map(|c| c.config.name.clone()))
+        let (reason, limit) = match &sa.state {
+            State::InitSent(_) | State::AuthSent(_) if sa.gave_up => {
+                ("peer not responding", sa.conn.keyingtries)
             }
+            State::AuthSent(_) if sa.unexpected_nat => ("unexpected NAT", 1 + NAT_RETRIES),
             _ => {
                 self.attempts.remove(&sa.conn.name);
                 return;
             }
+        };
+        // The one that IKE_AUTH was to set up.
+        let first = match &sa.state {
+            State::AuthSent(sent) => sent.child.as_ref().map(|c| c.config.name.clone()),
+            _ => None,
         };
         let tries = self.attempts.entry(sa.conn.name.clone()).or_insert(0);
         *tries += 1;

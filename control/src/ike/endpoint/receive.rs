@@ -76,6 +76,7 @@ impl Endpoint {
             Ignored::OutsideWindow => self.counters.outside_window += 1,
             Ignored::NotAuthentic => self.counters.not_authentic += 1,
             Ignored::WrongState => self.counters.wrong_state += 1,
+            Ignored::Fragment => self.counters.fragments_refused += 1,
         }
         self.handle_complaint(now, remote, &header, datagram);
     }
@@ -96,8 +97,10 @@ impl Endpoint {
             if let (State::HalfOpen(handshake), Some(answer)) = (&sa.state, &sa.last_response)
                 && handshake.request == datagram
             {
-                let data = answer.clone();
-                self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+                for datagram in answer.datagrams() {
+                    let data = datagram.clone();
+                    self.out.push_back(Output::Transmit { local, remote, nat_t, data });
+                }
             }
             return;
         }
