@@ -453,12 +453,9 @@ impl IkeSa {
     /// A request may have been made for another pair of addresses than it has come over. One that moves the peer to where it
     /// comes `from_there` without a name is from behind a NAT, if it was made for another source.
     pub(super) fn detect_nat_of_request(&mut self, ctx: &Ctx<'_>, payloads: &[Payload], from_there: bool) {
-        let ours: Vec<SocketAddr> = ctx
-            .network
-            .had()
-            .chain([self.local.ip()])
-            .map(|a| SocketAddr::new(a, self.local.port()))
-            .collect();
+        // It may have been made before the NAT came: only an answer shows that there is none any more.
+        let own = || ctx.network.had().chain([self.local.ip()]).map(|a| SocketAddr::new(a, self.local.port()));
+        let ours: Vec<SocketAddr> = if self.behind_nat { Vec::new() } else { own().collect() };
         let retired = self.children.iter().flat_map(|c| c.retired.iter().map(|(p, _)| p.remote));
         let theirs: Vec<SocketAddr> = if self.peer_behind_nat || from_there {
             // What it calls itself may be where it was without a NAT: only the header shows that there is none any more.
