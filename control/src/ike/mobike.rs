@@ -239,6 +239,7 @@ impl IkeSa {
         } else {
             // The one case in which a responder moves SAs by itself.
             self.change_halves(ctx, |_| true, |halves| *halves = Halves::single(next.local, next.remote));
+            self.want_checks(ctx.now);
             self.mobility.adrift = true;
         }
     }
@@ -404,6 +405,7 @@ impl IkeSa {
         } else if let Some(back) = before.filter(usable) {
             self.retarget(ctx, back.local, back.remote);
             self.move_to(ctx, back.local, back.remote);
+            self.want_checks(ctx.now);
         }
     }
 
