@@ -60,6 +60,12 @@ impl Kind {
     }
 }
 
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.eap_type().fmt(f)
+    }
+}
+
 /// Why an authentication has failed: for our log, the peer learns nothing of it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failed(pub String);
