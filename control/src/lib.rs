@@ -6,6 +6,7 @@ pub mod config;
 pub mod credentials;
 pub mod daemon;
 pub mod dissect;
+pub mod eap;
 pub mod ike;
 pub mod logging;
 pub mod protocol;

@@ -107,7 +107,8 @@ fn write_ike_sa(
     )?;
     let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "%any".to_string());
     writeln!(f, "  local  '{}' @ {}[{}]", id(&sa.local_id), sa.local.ip(), sa.local.port())?;
-    writeln!(f, "  remote '{}' @ {}[{}]", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    let eap = sa.remote_eap_id.as_ref().map(|id| format!(" EAP: '{id}'")).unwrap_or_default();
+    writeln!(f, "  remote '{}' @ {}[{}]{eap}", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
     if sa.mobike != Version::None {
         let alternates: Vec<_> = sa.alternates.iter().map(ToString::to_string).collect();
         let also = if alternates.is_empty() {
@@ -363,6 +364,7 @@ mod tests {
             alternates: vec![],
             local_id: Some("moon".into()),
             remote_id: Some("sun".into()),
+            remote_eap_id: None,
             suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),
             established: Some(12),
             rekey_in: Some(13000),

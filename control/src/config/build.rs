@@ -11,6 +11,7 @@ use mobikex_common::wire::ike::Identification;
 
 use super::checks;
 use super::credentials::{self, Files, Places};
+use super::eap;
 use super::error::{Issues, Pos};
 use super::fields::{Fields, choice};
 use super::model::{
@@ -46,17 +47,23 @@ pub(super) fn config(root: &Section, now: Option<UnixSeconds>, issues: &mut Issu
         if schema::support(SECRETS.sections, &part.name) == Some(Support::Here) {
             if part.name.starts_with("ike") {
                 config.secrets.extend(secret(part, sound, issues));
+            } else if ["eap", "ntlm"].iter().any(|kind| part.name.starts_with(kind)) {
+                let read = secret(part, sound, issues);
+                config.eap_secrets.extend(read.and_then(|read| eap::secret(read, part.at, issues)));
             } else {
                 of_files.push(part);
             }
         }
     }
-    let signs = |c: &Connection| c.local.rules().is_some() || c.remote.rules().is_some();
+    let signs = |c: &Connection| c.local.may_need_certificates() || c.remote.may_need_certificates();
     if sound && (!of_files.is_empty() || config.connections.iter().any(signs)) {
         config.credentials = files.folders(&of_files, issues);
         if issues.is_empty() {
             files.settle(&mut config, &places, issues);
         }
+    }
+    if sound && issues.is_empty() {
+        eap::settle(&mut config, &places, issues);
     }
     // A broken secret has been reported already; that its connection now lacks one is no second mistake.
     if sound && issues.is_empty() {
@@ -368,7 +375,11 @@ fn auth(conn: &Section, side: &str, files: &Files, sound: bool, issues: &mut Iss
     f.set("auth", &mut round.method, issues, credentials::method);
     let identity = if side == "local" { values::identity } else { values::pattern };
     round.id = f.get("id", issues, identity).flatten();
-    if round.rules().is_some() {
+    f.set("eap_id", &mut round.eap_id, issues, eap::identity);
+    if f.raw("eap_id").is_some() && round.eap().is_none() {
+        issues.push(f.place("eap_id"), "found 'eap_id' beside an 'auth' that is not EAP");
+    }
+    if round.may_need_certificates() {
         files.round(&parts, &f, &mut round, issues);
     } else {
         for option in
@@ -376,7 +387,7 @@ fn auth(conn: &Section, side: &str, files: &Files, sound: bool, issues: &mut Iss
         {
             issues.push(
                 f.place(option),
-                format!("found '{option}' beside 'auth = psk', which has no use for it"),
+                format!("found '{option}' beside 'auth = {}', which has no use for it", f.text("auth")),
             );
         }
     }

@@ -4,7 +4,7 @@ use mobikex_common::sa::Mode;
 
 use super::error::Issues;
 use super::fields::Fields;
-use super::model::{AddrPattern, Child, Config, Connection, StartAction, TsPattern};
+use super::model::{AddrPattern, Child, Config, Connection, Method, StartAction, TsPattern};
 use super::tree::Section;
 
 /// Address families: (IPv4, IPv6).
@@ -81,7 +81,7 @@ fn has_dynamic(patterns: &[TsPattern]) -> bool {
 /// for anybody, or one that names the peer's identity; if that is not fixed, any.
 pub(super) fn has_secret(config: &Config, part: &Section, issues: &mut Issues) {
     let Some(conn) = config.connection(&part.name) else { return };
-    if conn.local.rules().is_some() && conn.remote.rules().is_some() {
+    if conn.local.method != Method::Psk && conn.remote.method != Method::Psk {
         return;
     }
     let found = config.secrets.iter().any(|secret| match &conn.remote.id {

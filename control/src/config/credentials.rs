@@ -267,14 +267,13 @@ fn in_file(path: &Path, reason: String, issues: &mut Issues) {
     issues.push(Pos { file, line: 0, column: 0 }, reason);
 }
 
-/// `psk`, or a kind of signature.
+/// `psk`, a kind of signature, or EAP.
 pub(super) fn method(text: &str) -> Result<Method, String> {
     const FORMS: &str = "psk, pubkey, rsa, ecdsa or ed25519, with lengths and hashes such as rsa-2048-sha256 or rsa/pss-sha384";
     match text {
         "psk" => Ok(Method::Psk),
-        _ if text.starts_with("eap") || text.starts_with("xauth") => {
-            Err(format!("{FORMS}; EAP is not available in this version"))
-        }
+        _ if text.starts_with("eap") => super::eap::method(text),
+        _ if text.starts_with("xauth") => Err(format!("{FORMS}; IKEv2 has no XAuth")),
         _ => {
             let rules = PubkeyRules::parse(text).map_err(|reason| format!("{FORMS}: {reason}"))?;
             if signature::AVAILABLE {

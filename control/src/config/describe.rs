@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use mobikex_common::sa::{Mode, VolumeLimits};
 
-use super::model::{AuthRound, Child, Config, Connection, DpdAction, StartAction, Unique};
+use super::eap::EapId;
+use super::model::{AuthRound, Child, Config, Connection, DpdAction, Method, StartAction, Unique};
 use super::multipath::{MobikeX, ReturnRoutability};
-use crate::credentials::{Certificate, PubkeyRules, date};
+use crate::credentials::{Certificate, date};
 
 impl Config {
     /// What the daemon would do with this configuration, one fact a line. Keys never appear.
@@ -49,6 +50,10 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         let whose = if secret.ids.is_empty() { "anybody".to_string() } else { join(&secret.ids) };
         writeln!(out, "secret {}: pre-shared key for {whose}", secret.name)?;
     }
+    for secret in &config.eap_secrets {
+        let whose = if secret.ids.is_empty() { "us".to_string() } else { join(&secret.ids) };
+        writeln!(out, "secret {}: password in EAP of {whose}", secret.name)?;
+    }
     let c = &config.credentials;
     for (what, certs) in [("certificate", &c.certificates), ("CA", &c.authorities)] {
         for cert in certs {
@@ -71,14 +76,13 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     writeln!(out, "connection {}: {} === {}", c.name, join(&c.local_addrs), join(&c.remote_addrs))?;
     let own = c.local.id.as_ref().map_or_else(|| "our address".to_string(), ToString::to_string);
     let peer = c.remote.id.as_ref().map_or_else(|| "any identity".to_string(), ToString::to_string);
-    match (c.local.rules(), c.remote.rules()) {
-        (None, None) => writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?,
-        (ours, theirs) => {
-            let by = |rules: Option<&PubkeyRules>| {
-                rules.map_or("pre-shared key".to_string(), |rules| format!("signature ({rules})"))
-            };
+    match (&c.local.method, &c.remote.method) {
+        (Method::Psk, Method::Psk) => {
+            writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?
+        }
+        _ => {
             let trusted = trusted(&c.remote);
-            let (ours, theirs) = (by(ours), by(theirs));
+            let (ours, theirs) = (by(&c.local), by(&c.remote));
             writeln!(out, "  we are {own} by {ours}, the peer must be {peer} by {theirs}{trusted}")?;
         }
     }
@@ -114,6 +118,21 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     writeln!(out, "  ESP {encap}{unique}")?;
     write_paths(out, c)?;
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
+}
+
+/// How a side proves itself.
+fn by(round: &AuthRound) -> String {
+    match &round.method {
+        Method::Psk => "pre-shared key".to_string(),
+        Method::Pubkey(rules) => format!("signature ({rules})"),
+        Method::Eap(kinds) => {
+            let name = match &round.eap_id {
+                EapId::Unset => String::new(),
+                id => format!(" as {id}"),
+            };
+            format!("{}{name}", join(kinds))
+        }
+    }
 }
 
 /// Whom we believe about the peer.

@@ -83,6 +83,11 @@ impl<'a> Fields<'a> {
         self.values.get(name).copied()
     }
 
+    /// The text of an option; empty if it is not set.
+    pub(super) fn text(&self, name: &str) -> &'a str {
+        self.raw(name).map_or("", |value| &value.text)
+    }
+
     /// Where the option's value stands, or else where the section begins.
     pub(super) fn place(&self, name: &str) -> Pos {
         self.raw(name).map_or(self.at, |value| value.at)

@@ -8,6 +8,7 @@ mod build;
 mod checks;
 mod credentials;
 mod describe;
+mod eap;
 mod error;
 mod fields;
 mod include;
@@ -20,6 +21,7 @@ mod values;
 
 use std::path::Path;
 
+pub use eap::{EapId, EapSecret, find_eap_secret};
 pub use error::ConfigError;
 pub use model::{
     AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method,

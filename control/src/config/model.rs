@@ -7,8 +7,10 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::eap::{EapId, EapSecret};
 use super::multipath::{MobikeX, Paths, ReturnRoutability};
 use crate::credentials::{Certificate, Credentials, PubkeyRules, Revocation};
+use crate::eap::Kind;
 use mobikex_common::addr::Scheduler;
 use mobikex_common::crypto::Secret;
 use mobikex_common::crypto::signature::PublicKey;
@@ -26,6 +28,8 @@ pub struct Config {
     pub connections: Vec<Connection>,
     /// Pre-shared keys of section `secrets`.
     pub secrets: Vec<PskSecret>,
+    /// Passwords for EAP of section `secrets`.
+    pub eap_secrets: Vec<EapSecret>,
     /// Certificates and keys, from files.
     #[serde(skip)]
     pub credentials: Credentials,
@@ -194,6 +198,8 @@ pub enum Method {
     Psk,
     /// By a signature, with a certificate or a raw public key.
     Pubkey(PubkeyRules),
+    /// By EAP, with one of these methods.
+    Eap(Vec<Kind>),
 }
 
 /// One side of the authentication.
@@ -205,6 +211,8 @@ pub struct AuthRound {
     pub id: Option<Identification>,
     /// How.
     pub method: Method,
+    /// The identity within EAP: ours, or the peer's to ask for.
+    pub eap_id: EapId,
     /// Ours to choose from (default: those for the identity), or the only ones of the peer that are taken.
     #[serde(serialize_with = "certificates")]
     pub certs: Vec<Arc<Certificate>>,
@@ -219,11 +227,22 @@ pub struct AuthRound {
 }
 
 impl AuthRound {
+    /// The ends' certificates that an operator has put here, which need no CA; and whether only they count.
+    pub fn pinned<'a>(&'a self, credentials: &'a Credentials) -> (&'a [Arc<Certificate>], bool) {
+        if !self.certs.is_empty() {
+            (&self.certs, true)
+        } else if self.cacerts.is_empty() {
+            (&credentials.certificates, false)
+        } else {
+            (&[], false)
+        }
+    }
+
     /// The rules for keys, where there are any.
     pub fn rules(&self) -> Option<&PubkeyRules> {
         match &self.method {
             Method::Pubkey(rules) => Some(rules),
-            Method::Psk => None,
+            Method::Psk | Method::Eap(_) => None,
         }
     }
 }

@@ -116,6 +116,11 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// The CAs that are their own issuers; others only complete chains.
+    pub fn trusted(&self) -> Vec<Arc<Certificate>> {
+        self.authorities.iter().filter(|ca| ca.is_self_issued()).map(Arc::clone).collect()
+    }
+
     /// The private key that belongs to a public one.
     pub fn key_for(&self, public: &PublicKey) -> Option<&Arc<PrivateKey>> {
         self.keys.iter().map(|own| &own.key).find(|key| key.public() == public)

@@ -197,6 +197,7 @@ mod tests {
             alternates: vec![],
             local_id: None,
             remote_id: None,
+            remote_eap_id: None,
             suite: None,
             established: None,
             rekey_in: None,

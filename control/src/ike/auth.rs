@@ -16,19 +16,38 @@ const KEY_PAD: &[u8] = b"Key Pad for IKEv2";
 const CREDENTIAL_PAD: &[u8] = b"mobikex credential";
 
 /// An identity that has been proven, and by what; only `verify_psk` and `verify_signature` make one. Two are equal only
-/// when the same identity was proven by the same method and credential.
+/// when the same identity was proven by the same method and credential. Who has come by EAP is the user that it has proven.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthenticatedPeer {
     id: Identification,
     method: AuthMethod,
     /// Tells credentials apart without keeping them.
     credential: Secret,
+    /// What the peer calls itself in IKE, where EAP has proven the identity.
+    in_ike: Option<Identification>,
 }
 
 impl AuthenticatedPeer {
     /// The proven identity.
     pub fn id(&self) -> &Identification {
         &self.id
+    }
+
+    /// The identity in IKE, which EAP does not prove.
+    pub fn ike_id(&self) -> &Identification {
+        self.in_ike.as_ref().unwrap_or(&self.id)
+    }
+
+    /// The identity that EAP has proven, if it was EAP.
+    pub fn eap_id(&self) -> Option<&Identification> {
+        self.in_ike.is_some().then_some(&self.id)
+    }
+
+    /// The same peer as the user of EAP that its AUTH has shown it to be: its key is another one each time, what it has
+    /// proven itself with is not.
+    pub(super) fn in_eap(self, user: Identification, credential: &Secret) -> Self {
+        let credential = prf::prf(Prf::HmacSha256, credential, &[CREDENTIAL_PAD, b" in EAP"]);
+        Self { id: user, method: self.method, credential, in_ike: Some(self.id) }
     }
 }
 
@@ -79,7 +98,7 @@ pub(super) fn verify_psk(
     // `Secret` compares in constant time, and an empty value never equals a PRF output.
     if psk_auth(alg, secret, octets) == Secret::from(auth.data.clone()) {
         let credential = prf::prf(Prf::HmacSha256, secret, &[CREDENTIAL_PAD]);
-        Ok(AuthenticatedPeer { id: octets.id.clone(), method: auth.method, credential })
+        Ok(AuthenticatedPeer { id: octets.id.clone(), method: auth.method, credential, in_ike: None })
     } else {
         Err(IkeError::Authentication(format!(
             "the MAC of {} is wrong; do both sides have the same secret?",
@@ -111,7 +130,7 @@ pub(super) fn verify_signature(
     let scheme = good.ok_or_else(|| refused(format!("it is wrong for its key ({kind})")))?;
     info!(target: "IKE", "authentication of '{id}' with {scheme} successful");
     let credential = prf::prf(Prf::HmacSha256, key.spki(), &[CREDENTIAL_PAD]);
-    Ok(AuthenticatedPeer { id: id.clone(), method: auth.method, credential })
+    Ok(AuthenticatedPeer { id: id.clone(), method: auth.method, credential, in_ike: None })
 }
 
 /// The secret for a pair of identities: one that names both beats one that names only the peer beats one that

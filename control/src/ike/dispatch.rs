@@ -34,7 +34,7 @@ pub(super) type Handled = Result<Result<(), Ignored>, Gone>;
 pub(super) fn permitted(state: &State, exchange: ExchangeType, response: bool) -> bool {
     match (state, exchange) {
         (State::InitSent(_), ExchangeType::IKE_SA_INIT) => response,
-        (State::HalfOpen(_), ExchangeType::IKE_AUTH) => !response,
+        (State::HalfOpen(_) | State::EapServing(_), ExchangeType::IKE_AUTH) => !response,
         (State::AuthSent(_), ExchangeType::IKE_AUTH) => response,
         (State::Established(_), ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL) => true,
         _ => false,
@@ -282,6 +282,7 @@ mod tests {
             handshake: handshake(),
             local_id: "a.example".parse().unwrap(),
             child: None,
+            eap: None,
         });
         let established = State::Established(peer());
         for exchange in (0..=255).map(ExchangeType) {

@@ -14,6 +14,7 @@ use super::auth::SignedOctets;
 use super::create_child::request_payloads;
 use super::crypt::Protected;
 use super::ctx::{Ctx, Effect, nat_hash};
+use super::eap_initiator::{self, EapSent};
 use super::error::IkeError;
 use super::fragments;
 use super::keys::SkeySeed;
@@ -301,15 +302,19 @@ impl IkeSa {
             local: &local_id,
             remote: &remote_id,
         };
-        let (certs, auth) = parties.prove(ctx, &octets)?;
+        let eap = EapSent::new(&self.conn, &local_id);
+        // Without AUTH we ask for EAP (RFC 7296 2.16).
+        let proof = if eap.is_none() { Some(parties.prove(ctx, &octets)?) } else { None };
+        let (certs, auth) = proof.unzip();
         let mut payloads = vec![Payload::IdI(local_id.clone())];
-        payloads.extend(certs);
+        payloads.extend(certs.into_iter().flatten());
         if self.first_contact {
             payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
         }
         payloads.extend(prove::ask(&ctx.config.credentials, std::iter::once(&self.conn)));
         payloads.extend(expected.map(Payload::IdR));
-        payloads.push(Payload::Auth(auth));
+        payloads.extend(auth.map(Payload::Auth));
+        payloads.extend(eap.is_some().then(|| eap_initiator::offer(&self.conn)).flatten());
         let first = self.wanted.pop_front();
         let config = first.and_then(|name| self.conn.children.iter().find(|c| c.name == name));
         let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
@@ -319,7 +324,7 @@ impl IkeSa {
         payloads.extend(request_payloads(&offer, false));
         payloads.extend(self.offer_mobility(ctx));
         self.local_id = Some(local_id.clone());
-        self.state = State::AuthSent(AuthSent { handshake, local_id, child: Some(offer) });
+        self.state = State::AuthSent(AuthSent { handshake, local_id, child: Some(offer), eap });
         info!(target: "IKE", "establishing CHILD_SA {}", self.name());
         self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
     }
@@ -331,8 +336,15 @@ impl IkeSa {
         payloads: &[Payload],
         _proof: Protected,
     ) -> Result<(), Gone> {
-        let peer = match self.verify_responder(ctx, payloads) {
-            Ok(peer) => peer,
+        let in_eap = matches!(&self.state, State::AuthSent(sent) if sent.eap.is_some());
+        let verified = if in_eap {
+            self.handle_eap_response(ctx, payloads)
+        } else {
+            self.verify_responder(ctx, payloads).map(Some)
+        };
+        let peer = match verified {
+            Ok(Some(peer)) => peer,
+            Ok(None) => return Ok(()),
             Err(IkeError::Notified(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD)) if self.can_do_without() => {
                 return Err(self.start_without_mobike(ctx));
             }
@@ -391,7 +403,17 @@ impl IkeSa {
         Gone
     }
 
-    fn verify_responder(
+    /// The responder has to be who the connection expects.
+    pub(super) fn expect_responder(&self, id: &Identification) -> Result<(), IkeError> {
+        match self.conn.remote.id.as_ref().filter(|want| !want.allows(id)) {
+            Some(expected) => Err(IkeError::Authentication(format!(
+                "the peer is '{id}', the connection expects '{expected}'"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn verify_responder(
         &self,
         ctx: &Ctx<'_>,
         payloads: &[Payload],
@@ -405,11 +427,7 @@ impl IkeSa {
         rules::check(ExchangeType::IKE_AUTH, true, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
         let id = rules::id_r(payloads).ok_or_else(|| rule("no IDr"))?;
-        if let Some(expected) = self.conn.remote.id.as_ref().filter(|want| !want.allows(id)) {
-            return Err(IkeError::Authentication(format!(
-                "the peer is '{id}', the connection expects '{expected}'"
-            )));
-        }
+        self.expect_responder(id)?;
         let keys = self.keys()?;
         let octets =
             SignedOctets { message: &sent.handshake.response, nonce: &sent.handshake.ni, id, sk_p: &keys.pr };

@@ -300,6 +300,8 @@ pub struct IkeSaView {
     pub local_id: Option<String>,
     /// The proven identity of the peer.
     pub remote_id: Option<String>,
+    /// The identity that EAP has proven; the one before it is only what the peer calls itself.
+    pub remote_eap_id: Option<String>,
     /// Algorithms.
     pub suite: Option<String>,
     /// Seconds since it was established.

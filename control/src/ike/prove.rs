@@ -16,7 +16,7 @@ use super::error::IkeError;
 use super::keys::SkKeys;
 use super::rules::{self, notify};
 use super::signature;
-use crate::config::{AuthRound, Connection, Method, SendCert};
+use crate::config::{Connection, Method, SendCert};
 use crate::credentials::{Certificate, CertificateError, Credentials, MAX_CERTIFICATES, PubkeyRules, Trust};
 
 /// The most names of CAs that are read in a message, and that we send in one.
@@ -140,6 +140,7 @@ impl Parties<'_> {
                 Ok((Vec::new(), sign_psk(self.keys.prf, &secret.secret, octets)))
             }
             Method::Pubkey(rules) => self.sign(ctx, rules, octets),
+            Method::Eap(_) => Err(failed(format!("'{}' proves itself by EAP alone", self.local))),
         }
     }
 
@@ -230,6 +231,7 @@ impl Parties<'_> {
                 info!(target: "IKE", "authentication of '{}' with pre-shared key successful", self.remote);
                 Ok(peer)
             }
+            Method::Eap(_) => Err(failed(format!("'{}' uses AUTH alone, we expect EAP", self.remote))),
             Method::Pubkey(_) if auth.method == AuthMethod::SHARED_KEY_MIC => {
                 Err(failed(format!("'{}' uses a pre-shared key, we expect a signature", self.remote)))
             }
@@ -328,7 +330,7 @@ impl Parties<'_> {
         let now = ctx.unix.ok_or(CertificateError::NoClock)?;
         let (credentials, round) = (&ctx.config.credentials, &self.conn.remote);
         let allows = |hash| rules.takes_in_chain(hash);
-        let own = trusted_by_the_system(credentials);
+        let own = credentials.trusted();
         let trust = Trust {
             anchors: if round.cacerts.is_empty() { &own } else { &round.cacerts },
             authorities: &credentials.authorities,
@@ -337,23 +339,7 @@ impl Parties<'_> {
             allows: &allows,
             now,
         };
-        trust.check_end(end, others, pinned(credentials, round))?;
+        trust.check_end(end, others, round.pinned(credentials))?;
         Ok(key.clone())
-    }
-}
-
-/// The CAs that are their own issuers; others only complete chains.
-fn trusted_by_the_system(credentials: &Credentials) -> Vec<Arc<Certificate>> {
-    credentials.authorities.iter().filter(|ca| ca.is_self_issued()).map(Arc::clone).collect()
-}
-
-/// The ends' certificates that an operator has put here, which need no CA; and whether only they count.
-fn pinned<'a>(credentials: &'a Credentials, round: &'a AuthRound) -> (&'a [Arc<Certificate>], bool) {
-    if !round.certs.is_empty() {
-        (&round.certs, true)
-    } else if round.cacerts.is_empty() {
-        (&credentials.certificates, false)
-    } else {
-        (&[], false)
     }
 }

@@ -7,7 +7,7 @@ use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{
-    AuthMethod, AuthPayload, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
+    AuthMethod, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
 };
 use tracing::info;
 
@@ -43,12 +43,12 @@ pub(super) enum InitOutcome {
 }
 
 /// An initiator that has proven itself, and our own proof for it.
-struct Verified {
-    conn: Arc<Connection>,
-    local_id: Identification,
-    peer: AuthenticatedPeer,
-    certs: Vec<Payload>,
-    auth: AuthPayload,
+pub(super) struct Verified {
+    pub(super) conn: Arc<Connection>,
+    pub(super) local_id: Identification,
+    pub(super) peer: AuthenticatedPeer,
+    /// What of it the answer holds.
+    pub(super) proof: Vec<Payload>,
 }
 
 /// The most connections with which an initiator's signature is tried.
@@ -172,27 +172,39 @@ impl IkeSa {
         payloads: &[Payload],
         _proof: Protected,
     ) -> Result<(), Gone> {
-        match self.verify_initiator(ctx, payloads) {
-            Ok(verified) => self.accept(ctx, payloads, verified).map_err(|error| {
-                let kind = match error {
-                    IkeError::UnexpectedNat => NotifyType::UNEXPECTED_NAT_DETECTED,
-                    _ => NotifyType::AUTHENTICATION_FAILED,
-                };
-                let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
-                let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
-                self.close(ctx, &error.to_string(), false)
-            }),
-            Err(error) => {
-                let kind = match error {
-                    IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,
-                    _ => NotifyType::AUTHENTICATION_FAILED,
-                };
-                let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
-                // The peer learns only that it failed; the reason is ours to log.
-                let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
-                Err(self.close(ctx, &error.to_string(), false))
-            }
+        if matches!(self.state, State::EapServing(_)) {
+            return self.handle_eap_request(ctx, payloads);
         }
+        if rules::auth(payloads).is_none() {
+            // RFC 7296 2.16: leaving AUTH out asks for EAP.
+            return self.start_eap(ctx, payloads);
+        }
+        match self.verify_initiator(ctx, payloads) {
+            Ok(verified) => self.conclude(ctx, payloads, verified),
+            Err(error) => Err(self.refuse(ctx, &error)),
+        }
+    }
+
+    /// The peer learns only that it failed; the reason is ours to log.
+    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_>, error: &IkeError) -> Gone {
+        let kind = match error {
+            IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,
+            IkeError::UnexpectedNat => NotifyType::UNEXPECTED_NAT_DETECTED,
+            _ => NotifyType::AUTHENTICATION_FAILED,
+        };
+        let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
+        let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
+        self.close(ctx, &error.to_string(), false)
+    }
+
+    /// Takes up an initiator that is verified; `payloads` are those of its first request.
+    pub(super) fn conclude(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        payloads: &[Payload],
+        verified: Verified,
+    ) -> Result<(), Gone> {
+        self.accept(ctx, payloads, verified).map_err(|error| self.refuse(ctx, &error))
     }
 
     /// Finds the connection that expects this peer and checks its AUTH.
@@ -200,38 +212,21 @@ impl IkeSa {
         let State::HalfOpen(handshake) = &self.state else {
             return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the request was not expected" });
         };
-        if !payloads.iter().any(|p| matches!(p, Payload::Auth(_))) {
-            // RFC 7296 2.16: leaving AUTH out asks for EAP.
-            return Err(IkeError::Authentication(
-                "the initiator wants EAP, which is not available here".into(),
-            ));
-        }
         rules::check(ExchangeType::IKE_AUTH, false, payloads)?;
         let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
         let id = rules::id_i(payloads).ok_or_else(|| rule("no IDi"))?;
         let wanted = rules::id_r(payloads);
         let auth = rules::auth(payloads).ok_or_else(|| rule("no AUTH"))?;
-        let suite = self.suite.ok_or(IkeError::NotProtected)?;
-        let own = |conn: &Connection| prove::own_id(conn, self.local.ip());
         let by_psk = auth.method == AuthMethod::SHARED_KEY_MIC;
-        // The suite is settled; a connection that would not have allowed it is no candidate any more.
-        let fits = |conn: &Connection| {
-            conn.accepts(self.local.ip(), self.remote.ip())
-                && (conn.nat_traversal || !self.nat_t)
-                && conn.remote.id.as_ref().is_none_or(|want| want.allows(id))
-                && wanted.is_none_or(|want| want.same(&own(conn)))
-                && conn.proposals.iter().any(|p| {
-                    p.ciphers.contains(&suite.cipher)
-                        && suite.integrity.is_none_or(|i| p.integrity.contains(&i))
-                        && p.prfs.contains(&suite.prf)
-                        && p.kes.contains(&suite.ke)
-                })
-        };
-        let mut fitting: Vec<_> = ctx.connections.iter().filter(|c| fits(c)).collect();
+        let mut fitting: Vec<_> = ctx.connections.iter().filter(|c| self.fits(c, id, wanted)).collect();
         // One that names the peer beats one that has a pattern for it beats one that takes anybody. Those that expect the
         // peer's method come first; if there are none, the first of the others says what is wrong.
         fitting.sort_by_key(|c| {
-            let other_method = (c.remote.method == Method::Psk) != by_psk;
+            let other_method = match c.remote.method {
+                Method::Psk => !by_psk,
+                Method::Pubkey(_) => by_psk,
+                Method::Eap(_) => true,
+            };
             (other_method, c.remote.id.as_ref().map_or(2, |id| u8::from(id.is_pattern())))
         });
         if fitting.is_empty() {
@@ -243,7 +238,8 @@ impl IkeSa {
         let limit = if by_psk { 1 } else { MAX_CANDIDATES };
         let mut refusal = None;
         for conn in fitting.into_iter().take(limit) {
-            match self.verify_for(ctx, conn, (own(conn), id), handshake, payloads) {
+            let own = prove::own_id(conn, self.local.ip());
+            match self.verify_for(ctx, conn, (own, id), handshake, payloads) {
                 Ok(verified) => return Ok(verified),
                 Err(error) => {
                     refusal.get_or_insert(error);
@@ -251,6 +247,27 @@ impl IkeSa {
             }
         }
         Err(refusal.unwrap_or(IkeError::NotProtected))
+    }
+
+    /// Whether a connection may be for this peer, which asks for `wanted`. The suite is settled; a connection that would not
+    /// have allowed it is no candidate any more.
+    pub(super) fn fits(
+        &self,
+        conn: &Connection,
+        id: &Identification,
+        wanted: Option<&Identification>,
+    ) -> bool {
+        let Some(suite) = self.suite else { return false };
+        conn.accepts(self.local.ip(), self.remote.ip())
+            && (conn.nat_traversal || !self.nat_t)
+            && conn.remote.id.as_ref().is_none_or(|want| want.allows(id))
+            && wanted.is_none_or(|want| want.same(&prove::own_id(conn, self.local.ip())))
+            && conn.proposals.iter().any(|p| {
+                p.ciphers.contains(&suite.cipher)
+                    && suite.integrity.is_none_or(|i| p.integrity.contains(&i))
+                    && p.prfs.contains(&suite.prf)
+                    && p.kes.contains(&suite.ke)
+            })
     }
 
     /// Checks the initiator's proof as one connection wants it, and only then makes our own.
@@ -276,7 +293,10 @@ impl IkeSa {
             sk_p: &keys.pr,
         };
         let (certs, auth) = parties.prove(ctx, &octets)?;
-        Ok(Verified { conn: Arc::clone(conn), local_id, peer, certs, auth })
+        let mut proof = vec![Payload::IdR(local_id.clone())];
+        proof.extend(certs);
+        proof.push(Payload::Auth(auth));
+        Ok(Verified { conn: Arc::clone(conn), local_id, peer, proof })
     }
 
     fn accept(
@@ -285,13 +305,14 @@ impl IkeSa {
         payloads: &[Payload],
         verified: Verified,
     ) -> Result<(), IkeError> {
-        let Verified { conn, local_id, peer, certs, auth } = verified;
-        let State::HalfOpen(handshake) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
-        else {
-            return Ok(());
+        let Verified { conn, local_id, peer, proof: mut answer } = verified;
+        let (ni, nr) = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
+            State::HalfOpen(handshake) => (handshake.ni, handshake.nr),
+            State::EapServing(serving) => serving.into_nonces(),
+            _ => return Ok(()),
         };
         self.conn = conn;
-        self.local_id = Some(local_id.clone());
+        self.local_id = Some(local_id);
         self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
         let mobility = self.answer_mobility(ctx, payloads)?;
         if handshake.elsewhere && self.mobility.version != Version::None {
@@ -299,11 +320,8 @@ impl IkeSa {
             self.want_checks(ctx.now);
         }
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
-        let mut answer = vec![Payload::IdR(local_id)];
-        answer.extend(certs);
-        answer.push(Payload::Auth(auth));
         answer.extend(mobility);
-        answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
+        answer.extend(self.answer_child(ctx, payloads, &ni, &nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }
 }

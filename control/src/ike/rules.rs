@@ -61,6 +61,7 @@ const SINGLE: &[PayloadType] = &[
     PayloadType::IDI,
     PayloadType::IDR,
     PayloadType::AUTH,
+    PayloadType::EAP,
     PayloadType::NONCE,
     PayloadType::TSI,
     PayloadType::TSR,
@@ -119,6 +120,11 @@ pub(super) fn key_exchange(payloads: &[Payload]) -> Option<(u16, &[u8])> {
 /// The AUTH payload.
 pub(super) fn auth(payloads: &[Payload]) -> Option<&AuthPayload> {
     find(payloads, |p| if let Payload::Auth(auth) = p { Some(auth) } else { None })
+}
+
+/// The EAP packet.
+pub(super) fn eap(payloads: &[Payload]) -> Option<&[u8]> {
+    find(payloads, |p| if let Payload::Eap(packet) = p { Some(packet.as_slice()) } else { None })
 }
 
 /// The identity of the initiator.

@@ -22,6 +22,8 @@ use super::auth::AuthenticatedPeer;
 use super::child::{ChildOffer, ChildSa};
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
+use super::eap_initiator::EapSent;
+use super::eap_responder::EapServing;
 use super::error::IkeError;
 use super::fragments::{CUT_SMALLER_AT, Fragments, Outgoing};
 use super::keys::SkKeys;
@@ -68,11 +70,14 @@ pub(super) enum State {
     HalfOpen(Handshake),
     /// We sent IKE_AUTH.
     AuthSent(AuthSent),
+    /// We answered IKE_AUTH, and the initiator proves itself in EAP.
+    EapServing(Box<EapServing>),
     /// Both sides have proven themselves.
     Established(AuthenticatedPeer),
 }
 
 /// What both sides keep of IKE_SA_INIT until AUTH is verified.
+#[derive(Default)]
 pub(super) struct Handshake {
     pub(super) ni: Vec<u8>,
     pub(super) nr: Vec<u8>,
@@ -102,6 +107,8 @@ pub(super) struct AuthSent {
     pub(super) handshake: Handshake,
     pub(super) local_id: Identification,
     pub(super) child: Option<ChildOffer>,
+    /// By which we prove ourselves, if it is not by AUTH alone.
+    pub(super) eap: Option<Box<EapSent>>,
 }
 
 /// Something to do once the window is free.
@@ -344,6 +351,11 @@ impl IkeSa {
         matches!(&self.state, State::InitSent(init) if init.pairs.len() > 1)
     }
 
+    /// An initiator that has not proven itself.
+    pub(super) fn is_half_open(&self) -> bool {
+        matches!(self.state, State::HalfOpen(_) | State::EapServing(_))
+    }
+
     /// The keys of a state that has them.
     pub(super) fn keys(&self) -> Result<&SkKeys, IkeError> {
         self.keys.as_ref().ok_or(IkeError::NotProtected)
@@ -543,7 +555,7 @@ impl IkeSa {
         }
         if self.expire_at.is_some_and(|at| at <= ctx.now) {
             let reason = match (&self.state, self.rekeyed_by) {
-                (State::HalfOpen(_), _) => "the initiator did not authenticate in time",
+                (State::HalfOpen(_) | State::EapServing(_), _) => "the initiator did not authenticate in time",
                 (_, Some(_)) => "the peer did not delete it after rekeying",
                 _ => "its lifetime is over and rekeying failed",
             };
@@ -731,7 +743,8 @@ impl IkeSa {
             paths: self.mobility.table.iter().map(Into::into).collect(),
             alternates: self.mobility.alternates.ranked(now),
             local_id: self.local_id.as_ref().map(ToString::to_string),
-            remote_id: self.peer().map(|p| p.id().to_string()),
+            remote_id: self.peer().map(|p| p.ike_id().to_string()),
+            remote_eap_id: self.peer().and_then(|p| p.eap_id()).map(ToString::to_string),
             suite: self.suite.map(|s| s.to_string()),
             established: self.established_at.map(|at| now.saturating_duration_since(at).as_secs()),
             rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),

@@ -14,7 +14,7 @@ use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::Identification;
 
 use crate::config::Connection;
-use crate::ike::sa::{IkeSa, State};
+use crate::ike::sa::IkeSa;
 
 /// A first request, told from others by who sent it and the SPI in it.
 type FirstRequest = (SocketAddr, IkeSpi);
@@ -104,7 +104,7 @@ impl Sas {
             self.by_spi.insert(spi, id);
             was.spi = Some(spi);
         }
-        let half_open = matches!(sa.state, State::HalfOpen(_));
+        let half_open = sa.is_half_open();
         if half_open != was.half_open {
             self.half_open = self.half_open + usize::from(half_open) - usize::from(was.half_open);
             was.half_open = half_open;
@@ -272,7 +272,7 @@ impl Sas {
         assert_eq!(self.by_spi, all.iter().map(|sa| (sa.our_spi(), sa.id)).collect());
         let children = all.iter().flat_map(|sa| sa.children.iter().map(|c| (c.id, sa.id)));
         assert_eq!(self.by_child, children.collect());
-        assert_eq!(self.half_open, all.iter().filter(|sa| matches!(sa.state, State::HalfOpen(_))).count());
+        assert_eq!(self.half_open, all.iter().filter(|sa| sa.is_half_open()).count());
         let group = |keys: Vec<(Vec<u8>, u32)>| {
             let mut groups = HashMap::<Vec<u8>, BTreeSet<u32>>::new();
             keys.into_iter().for_each(|(key, id)| {
