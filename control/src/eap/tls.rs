@@ -136,7 +136,10 @@ impl Tls {
     }
 
     /// The server's side, and its first message.
-    pub(super) fn server(means: &dyn Means, user: Option<&Identification>) -> Result<(Self, Vec<u8>), Failed> {
+    pub(super) fn server(
+        means: &dyn Means,
+        user: Option<&Identification>,
+    ) -> Result<(Self, Vec<u8>), Failed> {
         let TlsSettings { identity, judge } = means.tls(user)?;
         let judge = Arc::new(judge);
         let mut config =
@@ -205,7 +208,8 @@ impl Tls {
         };
         let keys = self.connection.export_keying_material(vec![0; 128], label, context).map_err(unusable)?;
         let keys = Secret::from(keys);
-        let Seen { name, spki } = self.judge.seen().ok_or_else(|| failed("the other side has no certificate"))?;
+        let Seen { name, spki } =
+            self.judge.seen().ok_or_else(|| failed("the other side has no certificate"))?;
         Ok(Proven {
             kind: Kind::Tls,
             msk: Secret::from(keys[..64].to_vec()),

@@ -44,8 +44,7 @@ fn is_alone(conn: &Connection) -> bool {
 
 /// EAP_ONLY_AUTHENTICATION (RFC 5998 3), where we can do without AUTH.
 pub(super) fn offer(conn: &Connection) -> Option<Payload> {
-    is_alone(conn)
-        .then(|| Payload::Notify(Notify::new(NotifyType::EAP_ONLY_AUTHENTICATION, Vec::new())))
+    is_alone(conn).then(|| Payload::Notify(Notify::new(NotifyType::EAP_ONLY_AUTHENTICATION, Vec::new())))
 }
 
 const fn rule(story: &'static str) -> IkeError {
@@ -60,7 +59,9 @@ impl IkeSa {
         payloads: &[Payload],
     ) -> Result<Option<AuthenticatedPeer>, IkeError> {
         rules::check_single("IKE_AUTH", payloads)?;
-        let State::AuthSent(sent) = &mut self.state else { return Err(rule("the response was not expected")) };
+        let State::AuthSent(sent) = &mut self.state else {
+            return Err(rule("the response was not expected"));
+        };
         let Some(mut eap) = sent.eap.take() else { return Err(rule("the response was not expected")) };
         let (id, responder) = match eap.stage {
             Stage::First => self.verify_before_eap(ctx, payloads)?,
@@ -146,8 +147,7 @@ impl IkeSa {
             });
         };
         let (keys, handshake) = (self.keys()?, &sent.handshake);
-        let octets =
-            SignedOctets { message: &handshake.response, nonce: &handshake.ni, id, sk_p: &keys.pr };
+        let octets = SignedOctets { message: &handshake.response, nonce: &handshake.ni, id, sk_p: &keys.pr };
         let in_eap = eap::verify(keys.prf, proven, id.clone(), &octets, auth)?;
         Ok(responder.unwrap_or(in_eap))
     }

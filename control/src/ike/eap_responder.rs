@@ -32,9 +32,14 @@ pub(super) struct EapServing {
 }
 
 impl EapServing {
-    /// The two nonces.
-    pub(super) fn into_nonces(self) -> (Vec<u8>, Vec<u8>) {
-        (self.handshake.ni, self.handshake.nr)
+    /// What IKE_SA_INIT has left.
+    pub(super) fn into_handshake(self) -> Handshake {
+        self.handshake
+    }
+
+    /// The initiator speaks again, from somewhere else or not.
+    pub(super) fn heard(&mut self, elsewhere: bool) {
+        self.handshake.elsewhere = elsewhere;
     }
 }
 
@@ -78,7 +83,8 @@ impl IkeSa {
             kinds.retain(|kind| kind.is_mutual());
         } else {
             let keys = self.keys.as_ref().ok_or(IkeError::NotProtected)?;
-            let parties = Parties { conn: &conn, keys, wishes: &handshake.wishes, local: &local_id, remote: id };
+            let parties =
+                Parties { conn: &conn, keys, wishes: &handshake.wishes, local: &local_id, remote: id };
             let octets = SignedOctets {
                 message: &handshake.response,
                 nonce: &handshake.ni,

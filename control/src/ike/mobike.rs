@@ -456,7 +456,8 @@ impl IkeSa {
     /// comes `from_there` without a name is from behind a NAT, if it was made for another source.
     pub(super) fn detect_nat_of_request(&mut self, ctx: &Ctx<'_>, payloads: &[Payload], from_there: bool) {
         // It may have been made before the NAT came: only an answer shows that there is none any more.
-        let own = || ctx.network.had().chain([self.local.ip()]).map(|a| SocketAddr::new(a, self.local.port()));
+        let own =
+            || ctx.network.had().chain([self.local.ip()]).map(|a| SocketAddr::new(a, self.local.port()));
         let ours: Vec<SocketAddr> = if self.behind_nat { Vec::new() } else { own().collect() };
         let retired = self.children.iter().flat_map(|c| c.retired.iter().map(|(p, _)| p.remote));
         let theirs: Vec<SocketAddr> = if self.peer_behind_nat || from_there {

@@ -159,9 +159,12 @@ impl IkeSa {
     pub(super) fn follow_handshake(&mut self, addresses: (SocketAddr, SocketAddr, bool)) {
         let (before, now) = (self.remote, addresses.1);
         (self.local, self.remote, self.nat_t) = addresses;
-        if let State::HalfOpen(handshake) = &mut self.state {
-            let standard = SocketAddr::new(before.ip(), NAT_T_PORT);
-            handshake.elsewhere = now != before && now != standard;
+        let standard = SocketAddr::new(before.ip(), NAT_T_PORT);
+        let elsewhere = now != before && now != standard;
+        match &mut self.state {
+            State::HalfOpen(handshake) => handshake.elsewhere = elsewhere,
+            State::EapServing(serving) => serving.heard(elsewhere),
+            _ => {}
         }
     }
 
@@ -306,9 +309,9 @@ impl IkeSa {
         verified: Verified,
     ) -> Result<(), IkeError> {
         let Verified { conn, local_id, peer, proof: mut answer } = verified;
-        let (ni, nr) = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
-            State::HalfOpen(handshake) => (handshake.ni, handshake.nr),
-            State::EapServing(serving) => serving.into_nonces(),
+        let handshake = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
+            State::HalfOpen(handshake) => handshake,
+            State::EapServing(serving) => serving.into_handshake(),
             _ => return Ok(()),
         };
         self.conn = conn;
@@ -321,7 +324,7 @@ impl IkeSa {
         }
         self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
         answer.extend(mobility);
-        answer.extend(self.answer_child(ctx, payloads, &ni, &nr));
+        answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }
 }
