@@ -229,8 +229,10 @@ impl IkeSa {
         };
         debug!(target: "ENC", "{} parsed {} response {} {}", self.name(), header.exchange, header.message_id, rules::show(&payloads));
         let Some(pending) = self.pending.take() else { return Ok(Err(Ignored::OutsideWindow)) };
-        let only_there = !pending.elsewhere;
-        if !only_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
+        let only_there = pending.ways.len() == 1;
+        // One from where nothing was sent has had its header changed.
+        let sent_there = pending.ways.contains(&path(addresses.0, addresses.1));
+        if !only_there && sent_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
             self.found_working(ctx, addresses);
         }
         match pending.exchange {

@@ -23,6 +23,8 @@ impl IkeSa {
         if (self.local, self.remote) == (local, remote) {
             return;
         }
+        // Whether there is a NAT on the way of the other family is not known.
+        self.peer_behind_nat |= self.remote.is_ipv4() != remote.is_ipv4();
         (self.local, self.remote) = (local, remote);
         // What goes over a pair of its own stays there.
         if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
@@ -186,6 +188,7 @@ impl IkeSa {
         if self.mobility.version == Version::MobikeX || self.mobility.decides {
             info!(target: "IKE", "{} found a working path {}", self.name(), path(local, remote));
             self.mobility.previous = Some((self.local, self.remote));
+            self.peer_behind_nat |= self.remote.is_ipv4() != remote.is_ipv4();
             (self.local, self.remote) = addresses;
             self.mobility.table.proven(self.current(), ctx.now);
             self.mobility.update_wanted = true;

@@ -62,6 +62,9 @@ const REKEYED_LIFETIME: Duration = Duration::from_secs(120);
 /// How long the DELETE of an SA that was replaced may take before we ask for it.
 const FORGOTTEN: Duration = Duration::from_secs(3);
 
+/// Pairs of addresses that are remembered for one request: more than it is sent over, unless both sides move all the time.
+const MAX_WAYS: usize = 32;
+
 /// Where an IKE SA is in its life.
 pub(super) enum State {
     /// We sent IKE_SA_INIT.
@@ -154,9 +157,8 @@ pub(super) struct Pending {
     /// The attempts before it went out in smaller fragments, with which the pace began anew.
     pub(super) restarted: u32,
     pub(super) via: Option<Via>,
-    /// The pair of addresses that the request went over first, and whether it has gone over any other.
-    pub(super) first: Path,
-    pub(super) elsewhere: bool,
+    /// The pairs of addresses that the request has gone over.
+    pub(super) ways: Vec<Path>,
     /// Octets that may go to where the peer asked something from, while it does not answer where we know it.
     pub(super) credit: Option<(SocketAddr, usize)>,
     pub(super) next: Instant,
@@ -165,7 +167,9 @@ pub(super) struct Pending {
 impl Pending {
     /// Notes that the request goes over a pair of addresses, whichever is the current one by then.
     pub(super) fn goes_over(&mut self, path: Path) {
-        self.elsewhere |= path != self.first;
+        if !self.ways.contains(&path) && self.ways.len() < MAX_WAYS {
+            self.ways.push(path);
+        }
     }
 }
 
@@ -439,8 +443,7 @@ impl IkeSa {
             attempts: 0,
             restarted: 0,
             via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
-            first: path,
-            elsewhere: false,
+            ways: vec![path],
             credit: None,
             next,
         });
