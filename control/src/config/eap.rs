@@ -100,8 +100,10 @@ pub(super) fn method(text: &str) -> Result<Method, String> {
         "eap" | "eap-dynamic" => Ok(Method::Eap(Kind::AVAILABLE.to_vec())),
         "eap-mschapv2" => one(Kind::Mschapv2),
         "eap-tls" => one(Kind::Tls),
-        _ => Err("eap, eap-dynamic, eap-mschapv2 or eap-tls; other methods are not available in this version"
-            .to_string()),
+        _ => {
+            Err("eap, eap-dynamic, eap-mschapv2 or eap-tls; other methods are not available in this version"
+                .to_string())
+        }
     }
 }
 

@@ -88,8 +88,10 @@ impl Client {
 
     /// The server knows the password too, or it is not the one that it should be.
     fn check(&mut self, body: &[u8]) -> Result<Vec<u8>, Failed> {
-        let (expected, proven) =
-            self.expected.take().ok_or_else(|| failed("the server is content before we have said anything"))?;
+        let (expected, proven) = self
+            .expected
+            .take()
+            .ok_or_else(|| failed("the server is content before we have said anything"))?;
         let shown = body.get(..expected.len()).unwrap_or_default().to_ascii_uppercase();
         if Secret::from(shown) != Secret::from(expected.into_bytes()) {
             return Err(failed("the server does not know the password"));

@@ -91,7 +91,9 @@ impl Packet {
         }
         match (code, rest) {
             (1, &[kind, ref data @ ..]) => Ok(Self::Request { id, kind: EapType(kind), data: data.to_vec() }),
-            (2, &[kind, ref data @ ..]) => Ok(Self::Response { id, kind: EapType(kind), data: data.to_vec() }),
+            (2, &[kind, ref data @ ..]) => {
+                Ok(Self::Response { id, kind: EapType(kind), data: data.to_vec() })
+            }
             (3, []) => Ok(Self::Success { id }),
             (4, []) => Ok(Self::Failure { id }),
             (1 | 2, []) => Err(cut(5, octets)),

@@ -56,7 +56,10 @@ impl Peer {
             },
             Packet::Failure { .. } => match outcome {
                 Some(Err(reason)) => Err(reason.clone()),
-                _ => Err(failed(format!("received EAP failure: the server refuses '{}'", shown(&self.identity)))),
+                _ => Err(failed(format!(
+                    "received EAP failure: the server refuses '{}'",
+                    shown(&self.identity)
+                ))),
             },
             Packet::Response { .. } => Err(failed("the server answers instead of asking")),
         }

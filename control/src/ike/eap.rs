@@ -42,7 +42,9 @@ impl Means for Resources<'_> {
     #[cfg(feature = "aws-lc")]
     fn tls(&self, user: Option<&Identification>) -> Result<TlsSettings, Failed> {
         let (credentials, round) = (&self.config.credentials, &self.conn.remote);
-        let now = self.unix.ok_or_else(|| Failed("the time is not known, so no certificate can be taken".into()))?;
+        let now = self
+            .unix
+            .ok_or_else(|| Failed("the time is not known, so no certificate can be taken".into()))?;
         let anchors = if round.cacerts.is_empty() { credentials.trusted() } else { round.cacerts.clone() };
         let (known, only) = round.pinned(credentials);
         let judge = Judge {

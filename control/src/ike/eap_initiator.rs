@@ -29,11 +29,22 @@ enum Stage {
 
 impl EapSent {
     /// For a connection by which we prove ourselves in EAP.
-    pub(super) fn new(conn: &Connection, local: &Identification) -> Option<Box<Self>> {
-        let kinds = conn.local.eap()?;
+    ///
+    /// # Errors
+    /// When the responder is to use EAP and we are not: EAP asks initiators alone.
+    pub(super) fn new(conn: &Connection, local: &Identification) -> Result<Option<Box<Self>>, IkeError> {
+        let Some(kinds) = conn.local.eap() else {
+            return match is_alone(conn) {
+                true => Err(IkeError::Authentication(
+                    "the connection expects EAP of the peer, so the peer has to initiate it".into(),
+                )),
+                false => Ok(None),
+            };
+        };
         let fits = |kind: &Kind| !is_alone(conn) || kind.is_mutual();
         let kinds = kinds.iter().copied().filter(fits).collect();
-        Some(Box::new(Self { peer: Peer::new(conn.local.eap_name(local), kinds), stage: Stage::First }))
+        let peer = Peer::new(conn.local.eap_name(local), kinds);
+        Ok(Some(Box::new(Self { peer, stage: Stage::First })))
     }
 }
 
@@ -44,8 +55,7 @@ fn is_alone(conn: &Connection) -> bool {
 
 /// EAP_ONLY_AUTHENTICATION (RFC 5998 3), where we can do without AUTH.
 pub(super) fn offer(conn: &Connection) -> Option<Payload> {
-    is_alone(conn)
-        .then(|| Payload::Notify(Notify::new(NotifyType::EAP_ONLY_AUTHENTICATION, Vec::new())))
+    is_alone(conn).then(|| Payload::Notify(Notify::new(NotifyType::EAP_ONLY_AUTHENTICATION, Vec::new())))
 }
 
 const fn rule(story: &'static str) -> IkeError {
@@ -60,7 +70,9 @@ impl IkeSa {
         payloads: &[Payload],
     ) -> Result<Option<AuthenticatedPeer>, IkeError> {
         rules::check_single("IKE_AUTH", payloads)?;
-        let State::AuthSent(sent) = &mut self.state else { return Err(rule("the response was not expected")) };
+        let State::AuthSent(sent) = &mut self.state else {
+            return Err(rule("the response was not expected"));
+        };
         let Some(mut eap) = sent.eap.take() else { return Err(rule("the response was not expected")) };
         let (id, responder) = match eap.stage {
             Stage::First => self.verify_before_eap(ctx, payloads)?,
@@ -146,8 +158,7 @@ impl IkeSa {
             });
         };
         let (keys, handshake) = (self.keys()?, &sent.handshake);
-        let octets =
-            SignedOctets { message: &handshake.response, nonce: &handshake.ni, id, sk_p: &keys.pr };
+        let octets = SignedOctets { message: &handshake.response, nonce: &handshake.ni, id, sk_p: &keys.pr };
         let in_eap = eap::verify(keys.prf, proven, id.clone(), &octets, auth)?;
         Ok(responder.unwrap_or(in_eap))
     }

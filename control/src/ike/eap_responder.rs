@@ -78,7 +78,8 @@ impl IkeSa {
             kinds.retain(|kind| kind.is_mutual());
         } else {
             let keys = self.keys.as_ref().ok_or(IkeError::NotProtected)?;
-            let parties = Parties { conn: &conn, keys, wishes: &handshake.wishes, local: &local_id, remote: id };
+            let parties =
+                Parties { conn: &conn, keys, wishes: &handshake.wishes, local: &local_id, remote: id };
             let octets = SignedOctets {
                 message: &handshake.response,
                 nonce: &handshake.ni,

@@ -551,7 +551,9 @@ impl IkeSa {
     pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
         if self.expire_at.is_some_and(|at| at <= ctx.now) {
             let reason = match (&self.state, self.rekeyed_by) {
-                (State::HalfOpen(_) | State::EapServing(_), _) => "the initiator did not authenticate in time",
+                (State::HalfOpen(_) | State::EapServing(_), _) => {
+                    "the initiator did not authenticate in time"
+                }
                 (_, Some(_)) => "the peer did not delete it after rekeying",
                 _ => "its lifetime is over and rekeying failed",
             };

@@ -18,12 +18,12 @@ fn cert(der: &[u8]) -> Arc<Certificate> {
     Arc::new(Certificate::from_der(der, "made").unwrap())
 }
 
-fn pubkey(auth: &str) -> Method {
+pub fn pubkey(auth: &str) -> Method {
     Method::Pubkey(PubkeyRules::parse(auth).unwrap())
 }
 
 /// Side `me` with a certificate of `ca` for a key, and trust in `trusted`.
-fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
+pub fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
     let mut c = config(me);
     c.secrets.clear();
     c.connections[0].local.method = pubkey("pubkey");
@@ -34,7 +34,7 @@ fn side(me: usize, key: &KeyPair, ca: &Ca, trusted: &[&Ca]) -> Config {
     c
 }
 
-fn pair(a: Config, b: Config) -> Pair {
+pub fn pair(a: Config, b: Config) -> Pair {
     let mut pair = Pair::with(1, a, b);
     for host in 0..2 {
         let now = pair.now;
@@ -43,21 +43,21 @@ fn pair(a: Config, b: Config) -> Pair {
     pair
 }
 
-fn up(a: Config, b: Config) -> Pair {
+pub fn up(a: Config, b: Config) -> Pair {
     let mut pair = pair(a, b);
     pair.up(0);
     pair.advance(Duration::from_secs(2));
     pair
 }
 
-fn connects(a: Config, b: Config) -> Pair {
+pub fn connects(a: Config, b: Config) -> Pair {
     let pair = up(a, b);
     pair.assert_one_tunnel();
     pair
 }
 
 /// The reasons that both sides give for a failure: the initiator's and the responder's.
-fn reasons(a: Config, b: Config) -> [String; 2] {
+pub fn reasons(a: Config, b: Config) -> [String; 2] {
     let pair = up(a, b);
     [0, 1].map(|host| {
         assert!(pair.views(host).is_empty(), "an IKE SA is left at {host}");
