@@ -6,6 +6,7 @@ use mobikex_common::sa::{CopyDscp, Mode};
 use proptest::prelude::*;
 
 use super::*;
+use crate::eap::{Kind, NtHash};
 
 const OPERATOR: &str = r#"
 # the example of the manual
@@ -394,12 +395,58 @@ fn signatures_that_are_not_built_in_are_refused_with_their_line() {
     }
 }
 
+/// The shape of a roadwarrior and its gateway; the certificates are those of the files' tests.
+#[test]
+fn eap_has_identities_and_secrets() {
+    let conn = |local: &str, remote: &str, secrets: &str| {
+        format!(
+            "connections {{ home {{\nlocal {{ {local} }}\nremote {{ {remote} }}\nchildren {{ k {{ }} }} }} }}\n\
+             secrets {{\n ike {{ secret = x }}\n{secrets}\n}}\n"
+        )
+    };
+    let carol = "eap-carol { id = carol  secret = Ar3etTnp }";
+    let load = |local: &str, remote: &str| parse_str("t.conf", &conn(local, remote, carol)).unwrap();
+    let gateway = load("auth = psk", "auth = eap-mschapv2\neap_id = %any");
+    let (remote, secret) = (&gateway.connections[0].remote, &gateway.eap_secrets[0]);
+    assert_eq!((remote.eap(), &remote.eap_id), (Some(&[Kind::Mschapv2][..]), &EapId::Any));
+    assert_eq!((secret.ids.as_slice(), &secret.hash), (&["carol".to_string()][..], &NtHash::of("Ar3etTnp")));
+    assert!(find_eap_secret(&gateway.eap_secrets, b"carol", false).is_some());
+    assert!(find_eap_secret(&gateway.eap_secrets, b"Carol", true).is_none());
+    // Of all methods those that there is something for.
+    let local = load("auth = eap\neap_id = carol", "auth = psk").connections[0].local.clone();
+    assert_eq!((local.eap(), &local.eap_id), (Some(&[Kind::Mschapv2][..]), &EapId::Name("carol".into())));
+    let shown = gateway.describe();
+    assert!(shown.contains("the peer must be any identity by EAP_MSCHAPV2 as %any"), "{shown}");
+    assert!(shown.contains("password in EAP of carol") && !shown.contains("Ar3"), "{shown}");
+    let ntlm = |value: &str| {
+        errors(&conn("auth = psk", "auth = eap-mschapv2", &format!("ntlm-x {{ id = x\nsecret = {value} }}")))
+    };
+    assert_eq!(ntlm("0x44EBBA8D5312B8D611474411F56989AE"), [""; 0]);
+    assert_eq!(ntlm("short").len(), 1);
+    for (local, remote, secrets, error) in [
+        ("auth = eap-mschapv2  eap_id = dave", "auth = psk", carol, "t.conf:2:1: found EAP without a secret"),
+        ("auth = psk", "auth = eap-mschapv2", "eap { secret = x }", "t.conf:3:1: found EAP without a secret"),
+        (
+            "auth = eap-mschapv2  eap_id = carol",
+            "auth = eap-mschapv2",
+            carol,
+            "t.conf:2:1: found EAP on both",
+        ),
+        ("auth = psk  eap_id = carol", "auth = psk", "", "t.conf:2:"),
+        ("auth = psk", "auth = eap-mschapv2  certs = x.pem", carol, "t.conf:3:"),
+        ("auth = psk", "auth = eap-radius", carol, "t.conf:3:"),
+    ] {
+        let found = errors(&conn(local, remote, secrets));
+        assert!(found.first().is_some_and(|first| first.starts_with(error)), "{local} {remote}: {found:?}");
+    }
+}
+
 #[test]
 fn what_is_missing_is_named() {
     assert_eq!(
-        errors(&with("", "").replacen("auth = psk", "auth = eap-tls", 1)),
+        errors(&with("", "").replacen("auth = psk", "auth = eap-aka", 1)),
         [
-            "t.conf:3:16: found 'eap-tls' for 'auth'; expected psk, pubkey, rsa, ecdsa or ed25519, with lengths and hashes such as rsa-2048-sha256 or rsa/pss-sha384; EAP is not available in this version"
+            "t.conf:3:16: found 'eap-aka' for 'auth'; expected eap, eap-dynamic, eap-mschapv2 or eap-tls; other methods are not available in this version"
         ]
     );
     assert_eq!(
@@ -444,12 +491,12 @@ fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
     assert_eq!(lines, [2, 3, 7, 8]);
     assert_eq!(
         errors(
-            "pools { a { addrs = 10.0.0.0/24 } }\nconections { }\nsecrets { eap-1 { } xauth { } }\nmobikex { mtu = 12 }"
+            "pools { a { addrs = 10.0.0.0/24 } }\nconections { }\nsecrets { ppk-1 { } xauth { } }\nmobikex { mtu = 12 }"
         ),
         [
             "t.conf:1:1: section 'pools' is not available in this version",
             "t.conf:2:1: found unknown section 'conections' in the top level; did you mean 'connections'?",
-            "t.conf:3:11: section 'eap-1' is not available in this version",
+            "t.conf:3:11: section 'ppk-1' is not available in this version",
             "t.conf:3:21: section 'xauth' is not available in this version",
             "t.conf:4:17: found '12' for 'mtu'; expected a number from 576 to 65500",
         ]

@@ -152,7 +152,11 @@ impl Server {
             return Ok(Turn::Request(self.request(own, data)));
         }
         match running.method.outcome() {
-            Some(Ok(proven)) if !self.stranger => {
+            Some(Ok(_)) if self.stranger => {
+                let user = shown(self.user.as_deref().unwrap_or_default());
+                Err(failed(format!("user '{user}' is not who the connection expects")))
+            }
+            Some(Ok(proven)) => {
                 let user = self.user.as_deref().map(identification).or_else(|| proven.name.clone());
                 let user = user.ok_or_else(|| failed("the EAP method proves nobody"))?;
                 Ok(Turn::Success(Packet::Success { id: self.id }.emit(), user, proven.clone()))

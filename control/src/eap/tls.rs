@@ -41,7 +41,7 @@ struct Fragments {
 }
 
 /// What a packet was.
-enum Read1 {
+enum Arrived {
     /// A part: this goes back.
     Reply(Vec<u8>),
     /// The last part: the whole flight.
@@ -49,12 +49,12 @@ enum Read1 {
 }
 
 impl Fragments {
-    fn take(&mut self, flags: u8, mut data: &[u8]) -> Result<Read1, Failed> {
+    fn take(&mut self, flags: u8, mut data: &[u8]) -> Result<Arrived, Failed> {
         if !self.sending.is_empty() {
             if flags != 0 || !data.is_empty() {
                 return Err(failed("a fragment of EAP-TLS is not acknowledged"));
             }
-            return Ok(Read1::Reply(self.next()));
+            return Ok(Arrived::Reply(self.next()));
         }
         if flags & LENGTH != 0 {
             let (length, rest) =
@@ -74,12 +74,12 @@ impl Fragments {
             if data.is_empty() {
                 return Err(failed("a fragment of EAP-TLS is empty"));
             }
-            return Ok(Read1::Reply(vec![0]));
+            return Ok(Arrived::Reply(vec![0]));
         }
         if self.total.take().is_some_and(|total| total != self.received.len()) {
             return Err(failed("a flight of EAP-TLS is shorter than announced"));
         }
-        Ok(Read1::Flight(std::mem::take(&mut self.received)))
+        Ok(Arrived::Flight(std::mem::take(&mut self.received)))
     }
 
     /// The first packet of a flight of ours.
@@ -283,8 +283,8 @@ impl Method for Tls {
                 return Err(failed("EAP-TLS starts again"));
             }
             let flight = match self.fragments.take(flags, rest)? {
-                Read1::Reply(packet) => return Ok(Some(packet)),
-                Read1::Flight(flight) => flight,
+                Arrived::Reply(packet) => return Ok(Some(packet)),
+                Arrived::Flight(flight) => flight,
             };
             if self.concluded && !flight.is_empty() {
                 return match self.feed(&flight) {
@@ -306,4 +306,59 @@ impl Method for Tls {
 
 fn unusable(error: rustls::Error) -> Failed {
     failed(format!("TLS: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_flight_arrives_as_it_was_sent(length in 0..MAX_FLIGHT, seed: u8) {
+            let flight: Vec<u8> = (0..length).map(|n| (n as u8).wrapping_mul(31) ^ seed).collect();
+            let (mut from, mut to) = (Fragments::default(), Fragments::default());
+            let mut packet = from.send(flight.clone());
+            let arrived = loop {
+                prop_assert!(packet.len() <= 5 + FRAGMENT);
+                match to.take(packet[0], &packet[1..]) {
+                    Ok(Arrived::Flight(arrived)) => break arrived,
+                    Ok(Arrived::Reply(ack)) => match from.take(ack[0], &ack[1..]) {
+                        Ok(Arrived::Reply(next)) => packet = next,
+                        _ => panic!("an acknowledgement is no flight"),
+                    },
+                    Err(reason) => panic!("{reason}"),
+                }
+            };
+            prop_assert_eq!(arrived, flight);
+        }
+
+        #[test]
+        fn random_fragments_never_hold_more_than_a_flight(
+            packets in prop::collection::vec((any::<u8>(), prop::collection::vec(any::<u8>(), 0..2000)), 0..60)
+        ) {
+            let mut fragments = Fragments::default();
+            for (flags, data) in packets {
+                if fragments.take(flags, &data).is_err() {
+                    break;
+                }
+                prop_assert!(fragments.received.len() <= MAX_FLIGHT);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_announced_has_to_come() {
+        let refused = |packets: &[(u8, &[u8])]| {
+            let mut fragments = Fragments::default();
+            packets.iter().any(|(flags, data)| fragments.take(*flags, data).is_err())
+        };
+        assert!(refused(&[(LENGTH, &[0, 0, 0])]), "cut short");
+        assert!(refused(&[(LENGTH | MORE, &[0, 1, 0, 0, 1])]), "longer than is allowed");
+        assert!(refused(&[(LENGTH, &[0, 0, 0, 2, 1])]), "shorter than announced");
+        assert!(refused(&[(LENGTH, &[0, 0, 0, 1, 1, 2])]), "longer than announced");
+        assert!(refused(&[(LENGTH | MORE, &[0, 0, 0, 9, 1]), (LENGTH, &[0, 0, 0, 8, 1])]), "another length");
+        assert!(refused(&[(MORE, &[])]), "empty");
+        assert!(!refused(&[(LENGTH | MORE, &[0, 0, 0, 2, 1]), (0, &[2])]));
+    }
 }

@@ -29,11 +29,22 @@ enum Stage {
 
 impl EapSent {
     /// For a connection by which we prove ourselves in EAP.
-    pub(super) fn new(conn: &Connection, local: &Identification) -> Option<Box<Self>> {
-        let kinds = conn.local.eap()?;
+    ///
+    /// # Errors
+    /// When the responder is to use EAP and we are not: EAP asks initiators alone.
+    pub(super) fn new(conn: &Connection, local: &Identification) -> Result<Option<Box<Self>>, IkeError> {
+        let Some(kinds) = conn.local.eap() else {
+            return match is_alone(conn) {
+                true => Err(IkeError::Authentication(
+                    "the connection expects EAP of the peer, so the peer has to initiate it".into(),
+                )),
+                false => Ok(None),
+            };
+        };
         let fits = |kind: &Kind| !is_alone(conn) || kind.is_mutual();
         let kinds = kinds.iter().copied().filter(fits).collect();
-        Some(Box::new(Self { peer: Peer::new(conn.local.eap_name(local), kinds), stage: Stage::First }))
+        let peer = Peer::new(conn.local.eap_name(local), kinds);
+        Ok(Some(Box::new(Self { peer, stage: Stage::First })))
     }
 }
 

@@ -302,7 +302,7 @@ impl IkeSa {
             local: &local_id,
             remote: &remote_id,
         };
-        let eap = EapSent::new(&self.conn, &local_id);
+        let eap = EapSent::new(&self.conn, &local_id)?;
         // Without AUTH we ask for EAP (RFC 7296 2.16).
         let proof = if eap.is_none() { Some(parties.prove(ctx, &octets)?) } else { None };
         let (certs, auth) = proof.unzip();

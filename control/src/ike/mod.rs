@@ -18,6 +18,8 @@ mod dispatch;
 mod eap;
 mod eap_initiator;
 mod eap_responder;
+#[cfg(test)]
+mod eap_tests;
 mod endpoint;
 mod error;
 mod fragments;

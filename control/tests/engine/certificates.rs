@@ -18,7 +18,7 @@ fn cert(der: &[u8]) -> Arc<Certificate> {
     Arc::new(Certificate::from_der(der, "made").unwrap())
 }
 
-fn pubkey(auth: &str) -> Method {
+pub fn pubkey(auth: &str) -> Method {
     Method::Pubkey(PubkeyRules::parse(auth).unwrap())
 }
 
@@ -43,21 +43,21 @@ pub fn pair(a: Config, b: Config) -> Pair {
     pair
 }
 
-fn up(a: Config, b: Config) -> Pair {
+pub fn up(a: Config, b: Config) -> Pair {
     let mut pair = pair(a, b);
     pair.up(0);
     pair.advance(Duration::from_secs(2));
     pair
 }
 
-fn connects(a: Config, b: Config) -> Pair {
+pub fn connects(a: Config, b: Config) -> Pair {
     let pair = up(a, b);
     pair.assert_one_tunnel();
     pair
 }
 
 /// The reasons that both sides give for a failure: the initiator's and the responder's.
-fn reasons(a: Config, b: Config) -> [String; 2] {
+pub fn reasons(a: Config, b: Config) -> [String; 2] {
     let pair = up(a, b);
     [0, 1].map(|host| {
         assert!(pair.views(host).is_empty(), "an IKE SA is left at {host}");

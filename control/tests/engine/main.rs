@@ -10,6 +10,8 @@ mod certificates;
 #[cfg(feature = "aws-lc")]
 mod chains;
 #[cfg(feature = "aws-lc")]
+mod eap;
+#[cfg(feature = "aws-lc")]
 mod files;
 mod fragmentation;
 #[cfg(feature = "aws-lc")]
