@@ -75,7 +75,6 @@ struct Child {
     spi_in: Spi,
     policy: PolicyId,
     outbound: Arc<OutboundSa>,
-    addresses: Arc<Addresses>,
 }
 
 #[derive(Debug)]
@@ -145,9 +144,11 @@ impl Tables {
 
         // Receiving comes first: the peer may answer the first packet that we send.
         slot.replace(Some(inbound));
-        let child = Child { spi_in: params.spi_in, policy: params.policy, outbound, addresses };
+        let child = Child { spi_in: params.spi_in, policy: params.policy, outbound };
         state.children.insert(params.id, child);
         let policy = state.policy(params.policy);
+        // Most policies never have a second one.
+        policy.children.reserve_exact(1);
         policy.children.push((params.id, selectors));
         self.publish_policy(&mut state, params.policy);
         if outbound_active {
@@ -160,7 +161,7 @@ impl Tables {
     pub fn activate_outbound(&self, id: ChildSaId) {
         let mut state = self.lock();
         let Some(child) = state.children.get(&id) else { return };
-        let (policy, selectors) = (child.policy, shared_selectors(&child.addresses));
+        let (policy, selectors) = (child.policy, shared_selectors(child.outbound.addresses()));
         let known = state.policy(policy);
         // The policy may have been removed while the SA lingered.
         if !known.serves(id) {
@@ -196,7 +197,7 @@ impl Tables {
         let state = self.lock();
         let guard = pin();
         let children = ids.iter().filter_map(|id| state.children.get(id));
-        children.map(|child| change.publish(&child.addresses, None, &guard)).count()
+        children.map(|child| change.publish(child.outbound.addresses(), None, &guard)).count()
     }
 
     /// Replaces the outer addresses of an SA together with its selectors, as when an SA in transport mode moves, whose
@@ -215,7 +216,7 @@ impl Tables {
         if set.paths.is_empty() || !admit_something(ts_local, ts_remote) {
             return false;
         }
-        let (policy, addresses) = (child.policy, child.addresses.clone());
+        let (policy, addresses) = (child.policy, child.outbound.addresses().clone());
         let selectors = Arc::new(Selectors::new(ts_local, ts_remote));
         Change::new(set.clone()).publish(&addresses, Some(selectors.clone()), &pin());
         // The policy is still found where it was, and from there on also where it will be before it leaves there.
@@ -274,7 +275,7 @@ impl Tables {
             packets_out: outbound.counters().packets(),
             last_out: outbound.counters().last_ms(),
             seq_out: outbound.sequence(),
-            paths: child.addresses.stats(&guard),
+            paths: outbound.addresses().stats(&guard),
             ..ChildStats::default()
         };
         if let Some(inbound) = self.lookup_inbound(child.spi_in, &guard) {
@@ -292,7 +293,7 @@ impl Tables {
         let guard = pin();
         for slice in ids.chunks(COUNTED_AT_ONCE) {
             let state = self.lock();
-            let addresses = slice.iter().filter_map(|id| Some(&state.children.get(id)?.addresses));
+            let addresses = slice.iter().filter_map(|id| Some(state.children.get(id)?.outbound.addresses()));
             for stats in addresses.filter_map(|addresses| addresses.load(&guard)).flat_map(PathSet::stats) {
                 match octets.iter_mut().find(|(path, _)| *path == stats.path) {
                     Some((_, sum)) => *sum += stats.bytes_out,

@@ -49,11 +49,11 @@ impl Provider {
     }
 
     /// A key for `cipher`, without the salt.
-    pub(super) fn key(self, cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
+    pub(super) fn key(self, cipher: Cipher, key: &[u8]) -> Result<AeadKey, CryptoError> {
         match self {
             #[cfg(feature = "aws-lc")]
-            Self::AwsLc => aws_lc(cipher, key),
-            Self::Pure => pure(cipher, key),
+            Self::AwsLc => aws_lc(cipher, key).map(AeadKey::AwsLc),
+            Self::Pure => pure(cipher, key).map(AeadKey::Pure),
         }
     }
 }
@@ -63,7 +63,60 @@ pub fn provider_name() -> &'static str {
     Provider::chosen().name()
 }
 
-/// One AEAD key.
+/// One AEAD key. That of the preferred provider is called and kept without a detour.
+pub(super) enum AeadKey {
+    #[cfg(feature = "aws-lc")]
+    AwsLc(aws_lc_rs::aead::LessSafeKey),
+    Pure(Box<dyn Aead>),
+}
+
+impl AeadKey {
+    /// Encrypts `text` in place and writes the ICV.
+    #[inline]
+    pub(super) fn seal(
+        &self,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        text: &mut [u8],
+        icv: &mut [u8; TAG],
+    ) -> Result<(), CryptoError> {
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let tag = key.seal_in_place_separate_tag(nonce, Aad::from(aad), text);
+                let tag = tag.map_err(|_| CryptoError::BadLength)?;
+                *icv = tag.as_ref().try_into().map_err(|_| CryptoError::BadLength)?;
+            }
+            Self::Pure(key) => *icv = key.seal(nonce, aad, text)?,
+        }
+        Ok(())
+    }
+
+    /// Verifies the ICV and decrypts `text` in place.
+    #[inline]
+    pub(super) fn open(
+        &self,
+        nonce: [u8; NONCE],
+        aad: &[u8],
+        text: &mut [u8],
+        icv: &[u8; TAG],
+    ) -> Result<(), CryptoError> {
+        match self {
+            #[cfg(feature = "aws-lc")]
+            Self::AwsLc(key) => {
+                use aws_lc_rs::aead::{Aad, Nonce};
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                let opened = key.open_in_place_separate_tag(nonce, Aad::from(aad), icv, text);
+                opened.map(drop).map_err(|_| CryptoError::AuthenticationFailed)
+            }
+            Self::Pure(key) => key.open(nonce, aad, text, icv),
+        }
+    }
+}
+
+/// What the RustCrypto crates' AEADs have in common.
 pub(super) trait Aead: Send + Sync {
     fn seal(&self, nonce: [u8; NONCE], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG], CryptoError>;
     fn open(
@@ -76,35 +129,8 @@ pub(super) trait Aead: Send + Sync {
 }
 
 #[cfg(feature = "aws-lc")]
-fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
-    use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-
-    struct AwsLc(LessSafeKey);
-
-    impl Aead for AwsLc {
-        fn seal(&self, nonce: [u8; NONCE], aad: &[u8], text: &mut [u8]) -> Result<[u8; TAG], CryptoError> {
-            let nonce = Nonce::assume_unique_for_key(nonce);
-            let tag = self
-                .0
-                .seal_in_place_separate_tag(nonce, Aad::from(aad), text)
-                .map_err(|_| CryptoError::BadLength)?;
-            tag.as_ref().try_into().map_err(|_| CryptoError::BadLength)
-        }
-
-        fn open(
-            &self,
-            nonce: [u8; NONCE],
-            aad: &[u8],
-            text: &mut [u8],
-            tag: &[u8; TAG],
-        ) -> Result<(), CryptoError> {
-            let nonce = Nonce::assume_unique_for_key(nonce);
-            self.0
-                .open_in_place_separate_tag(nonce, Aad::from(aad), tag, text)
-                .map(drop)
-                .map_err(|_| CryptoError::AuthenticationFailed)
-        }
-    }
+fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<aws_lc_rs::aead::LessSafeKey, CryptoError> {
+    use aws_lc_rs::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305, LessSafeKey, UnboundKey};
 
     let algorithm = match cipher {
         Cipher::AesGcm16(KeyBits::B128) => &AES_128_GCM,
@@ -113,7 +139,7 @@ fn aws_lc(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
         Cipher::AesCbc(_) => return Err(CryptoError::BadCombination),
     };
     let key = UnboundKey::new(algorithm, key).map_err(|_| CryptoError::BadKeyLength)?;
-    Ok(Box::new(AwsLc(LessSafeKey::new(key))))
+    Ok(LessSafeKey::new(key))
 }
 
 fn pure(cipher: Cipher, key: &[u8]) -> Result<Box<dyn Aead>, CryptoError> {
@@ -181,7 +207,9 @@ mod tests {
                     assert_eq!(opened.is_ok(), test.result != TestResult::Invalid, "{name:?} {}", test.tc_id);
                     if opened.is_ok() {
                         assert_eq!(text, test.pt[..]);
-                        assert_eq!(provider.seal(nonce, &test.aad, &mut text).unwrap(), tag);
+                        let mut icv = [0; TAG];
+                        provider.seal(nonce, &test.aad, &mut text, &mut icv).unwrap();
+                        assert_eq!(icv, tag);
                         assert_eq!(text, test.ct[..]);
                     }
                 }
@@ -232,8 +260,8 @@ mod tests {
                 let key = &key[..cipher.key_material_len() - 4];
                 let keys: Vec<_> = Provider::ALL.iter().map(|p| p.key(cipher, key).unwrap()).collect();
                 let sealed: Vec<_> = keys.iter().map(|key| {
-                    let mut sealed = text.clone();
-                    let tag = key.seal(nonce, &aad, &mut sealed).unwrap();
+                    let (mut sealed, mut tag) = (text.clone(), [0; TAG]);
+                    key.seal(nonce, &aad, &mut sealed, &mut tag).unwrap();
                     (sealed, tag)
                 }).collect();
                 for key in &keys {

@@ -1,6 +1,7 @@
 //! One direction of an SA: encryption and integrity of packets, whichever algorithms were negotiated.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use aes::cipher::{Array, BlockModeDecrypt, BlockModeEncrypt, InnerIvInit, KeyInit};
 use aes::{Aes128, Aes256, Block};
@@ -8,7 +9,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::CryptoError;
-use super::aead::{Aead, NONCE, Provider, TAG};
+use super::aead::{AeadKey, NONCE, Provider, TAG};
 use super::prf::HmacKey;
 use crate::alg::{Cipher, Integrity, KeyBits, Prf};
 
@@ -19,9 +20,23 @@ pub struct PacketCipher {
 }
 
 enum Keys {
-    Aead { key: Box<dyn Aead>, salt: Zeroizing<[u8; 4]> },
+    Aead(SaltedKey),
     Cbc { aes: AesKey, mac: Box<HmacKey>, icv_len: usize },
 }
+
+/// The key of an AEAD. What a provider makes of it takes more than half a kilobyte, so that is made when the first
+/// packet comes: of many SAs most are idle, or carry packets one way only.
+struct SaltedKey {
+    made: OnceLock<AeadKey>,
+    provider: Provider,
+    cipher: Cipher,
+    salt: Zeroizing<[u8; 4]>,
+    /// As long as the cipher's key is; the rest is not used.
+    key: Zeroizing<[u8; KEY_MAX]>,
+}
+
+/// Octets of the longest key.
+const KEY_MAX: usize = 32;
 
 pub(super) enum AesKey {
     B128(Box<Aes128>),
@@ -70,8 +85,11 @@ impl PacketCipher {
                 }
             }
             _ => {
-                let (key, tail) = encryption_key.split_last_chunk::<4>().ok_or(CryptoError::BadKeyLength)?;
-                Keys::Aead { key: provider.key(cipher, key)?, salt: Zeroizing::new(*tail) }
+                let (bytes, salt) = encryption_key.split_last_chunk().ok_or(CryptoError::BadKeyLength)?;
+                let mut key = Zeroizing::new([0; KEY_MAX]);
+                key.get_mut(..bytes.len()).ok_or(CryptoError::BadKeyLength)?.copy_from_slice(bytes);
+                let salt = Zeroizing::new(*salt);
+                Keys::Aead(SaltedKey { made: OnceLock::new(), provider, cipher, salt, key })
             }
         };
         Ok(Self { cipher, keys })
@@ -90,8 +108,15 @@ impl PacketCipher {
     /// Octets of ICV in each packet.
     pub fn icv_len(&self) -> usize {
         match &self.keys {
-            Keys::Aead { .. } => TAG,
+            Keys::Aead(_) => TAG,
             Keys::Cbc { icv_len, .. } => *icv_len,
+        }
+    }
+
+    /// Lets go of what was made of the key for speed, until the next packet. For what has to be done seldom.
+    pub fn rest(&mut self) {
+        if let Keys::Aead(key) = &mut self.keys {
+            key.made.take();
         }
     }
 
@@ -114,9 +139,9 @@ impl PacketCipher {
         icv: &mut [u8],
     ) -> Result<(), CryptoError> {
         match &self.keys {
-            Keys::Aead { key, salt } => {
-                let icv: &mut [u8; TAG] = icv.try_into().map_err(|_| CryptoError::BadLength)?;
-                *icv = key.seal(nonce(salt, iv, tail)?, head, text)?;
+            Keys::Aead(key) => {
+                let icv = icv.try_into().map_err(|_| CryptoError::BadLength)?;
+                key.made()?.seal(nonce(&key.salt, iv, tail)?, head, text, icv)
             }
             Keys::Cbc { aes, mac, icv_len } => {
                 if icv.len() != *icv_len {
@@ -124,9 +149,9 @@ impl PacketCipher {
                 }
                 aes.encrypt(iv, text)?;
                 mac.mac(&[head, iv, text, tail], |full| icv.copy_from_slice(&full[..*icv_len]));
+                Ok(())
             }
         }
-        Ok(())
     }
 
     /// Verifies the ICV and decrypts `text` in place; arguments as for [`Self::seal`]. After an error the text
@@ -144,9 +169,9 @@ impl PacketCipher {
         icv: &[u8],
     ) -> Result<(), CryptoError> {
         match &self.keys {
-            Keys::Aead { key, salt } => {
+            Keys::Aead(key) => {
                 let tag = icv.try_into().map_err(|_| CryptoError::BadLength)?;
-                key.open(nonce(salt, iv, tail)?, head, text, tag)
+                key.made()?.open(nonce(&key.salt, iv, tail)?, head, text, tag)
             }
             Keys::Cbc { aes, mac, icv_len } => {
                 if icv.len() != *icv_len {
@@ -163,13 +188,26 @@ impl PacketCipher {
     }
 }
 
-fn nonce(salt: &[u8; 4], iv: &[u8], tail: &[u8]) -> Result<[u8; NONCE], CryptoError> {
-    if iv.len() != NONCE - salt.len() || !tail.is_empty() {
-        return Err(CryptoError::BadLength);
+impl SaltedKey {
+    #[inline]
+    fn made(&self) -> Result<&AeadKey, CryptoError> {
+        self.made.get().map_or_else(|| self.make(), Ok)
     }
+
+    #[cold]
+    fn make(&self) -> Result<&AeadKey, CryptoError> {
+        let key = &self.key[..self.cipher.key_material_len() - self.salt.len()];
+        let made = self.provider.key(self.cipher, key)?;
+        Ok(self.made.get_or_init(|| made))
+    }
+}
+
+fn nonce(salt: &[u8; 4], iv: &[u8], tail: &[u8]) -> Result<[u8; NONCE], CryptoError> {
+    let (Ok(iv), []) = (<&[u8; 8]>::try_from(iv), tail) else { return Err(CryptoError::BadLength) };
+    // Put together in a register: written in two pieces and read as others, it would stall the processor.
+    let whole = u128::from(u32::from_le_bytes(*salt)) | u128::from(u64::from_le_bytes(*iv)) << 32;
     let mut nonce = [0; NONCE];
-    nonce[..4].copy_from_slice(salt);
-    nonce[4..].copy_from_slice(iv);
+    nonce.copy_from_slice(&whole.to_le_bytes()[..NONCE]);
     Ok(nonce)
 }
 
@@ -390,6 +428,24 @@ mod tests {
         assert_eq!([head, iv, &text, &icv].concat(), message);
         cipher.open(iv, head, &[], &mut text, &message[message.len() - 16..]).unwrap();
         assert_eq!(text, plain);
+    }
+
+    #[test]
+    fn a_cipher_that_has_rested_is_the_same() {
+        for mut cipher in suites() {
+            let (iv, plain) = (vec![3; cipher.iv_len()], [5; 32]);
+            let sealed = |cipher: &PacketCipher| {
+                let (mut text, mut icv) = (plain, vec![0; cipher.icv_len()]);
+                cipher.seal(&iv, b"head", &[], &mut text, &mut icv).unwrap();
+                (text, icv)
+            };
+            let (mut text, icv) = sealed(&cipher);
+            cipher.rest();
+            assert_eq!(sealed(&cipher), (text, icv.clone()));
+            cipher.rest();
+            cipher.open(&iv, b"head", &[], &mut text, &icv).unwrap();
+            assert_eq!(text, plain);
+        }
     }
 
     #[test]

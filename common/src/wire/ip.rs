@@ -66,6 +66,8 @@ impl<'a> Packet<'a> {
     ///
     /// # Errors
     /// When it is neither IPv4 nor IPv6, or a header or the packet is cut short or contradicts itself.
+    // Inlined, so that what a caller does not look at is not computed: it happens for every packet, twice.
+    #[inline(always)]
     pub fn parse(bytes: &'a [u8]) -> Result<Self, WireError> {
         match bytes.first().map(|b| b >> 4) {
             Some(4) => Self::parse_v4(bytes),
@@ -95,6 +97,7 @@ impl<'a> Packet<'a> {
         self.fragment != Fragment::default()
     }
 
+    #[inline(always)]
     fn parse_v4(bytes: &'a [u8]) -> Result<Self, WireError> {
         let (header, header_len) = Ipv4Header::parse_unverified(bytes)?;
         let total_len = usize::from(header.total_len);
@@ -113,6 +116,7 @@ impl<'a> Packet<'a> {
         })
     }
 
+    #[inline(never)]
     fn parse_v6(bytes: &'a [u8]) -> Result<Self, WireError> {
         let header = Ipv6Header::parse(bytes)?;
         let total_len = Ipv6Header::LEN + usize::from(header.payload_len);
@@ -158,6 +162,7 @@ impl<'a> Packet<'a> {
     }
 }
 
+#[inline]
 fn ports(protocol: u8, fragment: Fragment, payload: &[u8]) -> Option<(u16, u16)> {
     if fragment.offset != 0 {
         return None;
@@ -219,10 +224,12 @@ impl Ipv4Header {
         }
     }
 
+    #[inline(always)]
     fn parse_unverified(packet: &[u8]) -> Result<(Self, usize), WireError> {
-        let mut r = Reader::new(packet, "an IPv4 packet");
+        let have = packet.len();
+        let short = |need| WireError::Truncated { what: "an IPv4 packet", need, have };
         // All of it at once: this is done for every packet.
-        let header: [u8; Self::LEN] = r.array()?;
+        let header: &[u8; Self::LEN] = packet.first_chunk().ok_or(short(Self::LEN))?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
         let addr = |at: usize| Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3]);
         if header[0] >> 4 != 4 {
@@ -234,7 +241,9 @@ impl Ipv4Header {
         if header_len < Self::LEN || length < header_len {
             return Err(WireError::BadLength { what: "an IPv4 header", length: header_len });
         }
-        r.take(length - Self::LEN)?;
+        if have < length {
+            return Err(short(length));
+        }
         let header = Self {
             tos: header[1],
             total_len,

@@ -54,36 +54,41 @@ impl IvSource {
     }
 }
 
-/// What the ICV covers beside the ciphertext: before it (or, for an AEAD, as associated data) and after it.
-/// With ESN the high half is covered but not sent: in the middle of an AEAD's associated data (RFC 4106 5), at
-/// the end of what an HMAC covers (RFC 4303 3.3.2.1).
-struct Covered {
-    head: [u8; 12],
-    head_len: usize,
-    tail: [u8; 4],
-    tail_len: usize,
+/// What the ICV covers beside the ciphertext: before it (or, for an AEAD, as associated data) and after it. That is
+/// the header as it is in the packet, and with ESN also the high half of the number, which is not sent: in the middle
+/// of an AEAD's associated data (RFC 4106 5), at the end of what an HMAC covers (RFC 4303 3.3.2.1).
+struct Covered<'a> {
+    header: &'a [u8],
+    /// With ESN and an AEAD, in the header's place.
+    extended: Option<[u8; 12]>,
+    /// With ESN and an HMAC.
+    high: Option<[u8; 4]>,
 }
 
-impl Covered {
-    fn new(spi: [u8; 4], seq: u64, esn: bool, aead: bool) -> Self {
-        let (high, low) = (((seq >> 32) as u32).to_be_bytes(), (seq as u32).to_be_bytes());
-        let mut head = [0; 12];
-        head[..4].copy_from_slice(&spi);
-        if esn && aead {
+impl<'a> Covered<'a> {
+    /// `header` is the SPI and the low half of `seq`.
+    #[inline]
+    fn new(header: &'a [u8], seq: u64, esn: bool, aead: bool) -> Self {
+        let high = ((seq >> 32) as u32).to_be_bytes();
+        let extended = (esn && aead).then(|| {
+            let mut head = [0; 12];
+            let (spi, low) = header.split_at(4);
+            head[..4].copy_from_slice(spi);
             head[4..8].copy_from_slice(&high);
-            head[8..].copy_from_slice(&low);
-            return Self { head, head_len: 12, tail: high, tail_len: 0 };
-        }
-        head[4..8].copy_from_slice(&low);
-        Self { head, head_len: 8, tail: high, tail_len: if esn { 4 } else { 0 } }
+            head[8..].copy_from_slice(low);
+            head
+        });
+        Self { header, extended, high: (esn && !aead).then_some(high) }
     }
 
+    #[inline]
     fn head(&self) -> &[u8] {
-        &self.head[..self.head_len]
+        self.extended.as_ref().map_or(self.header, |head| head)
     }
 
+    #[inline]
     fn tail(&self) -> &[u8] {
-        &self.tail[..self.tail_len]
+        self.high.as_ref().map_or(&[], |high| high)
     }
 }
 

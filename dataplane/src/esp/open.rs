@@ -87,9 +87,10 @@ pub fn open(
     let seq = if sa.esn() { replay.infer_esn(header.seq) } else { header.seq.into() };
     replay.check(seq)?;
 
-    let (iv, rest) = packet[Header::LEN..].split_at_mut(cipher.iv_len());
+    let (head, rest) = packet.split_at_mut(Header::LEN);
+    let (iv, rest) = rest.split_at_mut(cipher.iv_len());
     let (text, icv) = rest.split_at_mut(text_len);
-    let covered = Covered::new(sa.spi().to_be_bytes(), seq, sa.esn(), cipher.cipher().is_aead());
+    let covered = Covered::new(head, seq, sa.esn(), cipher.cipher().is_aead());
     cipher.open(iv, covered.head(), covered.tail(), text, icv).map_err(|_| DropReason::InAuthFailed)?;
     let newest = seq > replay.highest();
     replay.commit(Authenticated(seq));
@@ -109,6 +110,7 @@ pub fn open(
 }
 
 /// Looks into the decrypted text, trailer included.
+#[inline]
 fn content(
     sa: &InboundSa,
     buffer: &mut [u8],
@@ -150,6 +152,7 @@ fn content(
 }
 
 /// The inner packet of tunnel mode; octets after its end are TFC padding (RFC 4303 2.7) and left out.
+#[inline]
 fn tunnelled(
     sa: &InboundSa,
     selectors: &Selectors,

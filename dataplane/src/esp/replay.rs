@@ -82,13 +82,9 @@ impl ReplayWindow {
     pub fn commit(&mut self, proof: Authenticated) {
         let seq = proof.sequence();
         if seq > self.highest {
-            let (from, to) = (self.highest / 64, seq / 64);
-            if to >= self.blocks.len() as u64 {
-                self.grow(to);
-            }
-            let len = self.blocks.len() as u64;
-            for block in (to.saturating_sub(len).max(from) + 1)..=to {
-                self.blocks[(block & (len - 1)) as usize] = 0;
+            // For one packet in 64, as they come in order.
+            if seq / 64 > self.highest / 64 {
+                self.advance(self.highest / 64, seq / 64);
             }
             self.highest = seq;
         } else if self.highest - seq >= self.size.into() {
@@ -97,6 +93,18 @@ impl ReplayWindow {
         }
         let (block, bit) = self.place(seq);
         self.blocks[block] |= bit;
+    }
+
+    /// Clears the blocks after number `from` up to number `to`, whatever was in their places before.
+    #[inline(never)]
+    fn advance(&mut self, from: u64, to: u64) {
+        if to >= self.blocks.len() as u64 {
+            self.grow(to);
+        }
+        let len = self.blocks.len() as u64;
+        for block in (to.saturating_sub(len).max(from) + 1)..=to {
+            self.blocks[(block & (len - 1)) as usize] = 0;
+        }
     }
 
     /// Makes room for block number `block`, as far as the window may. Whatever is there stays in its place.
@@ -125,7 +133,7 @@ fn all_blocks(size: u32) -> usize {
 #[derive(Debug)]
 pub struct ReplayTable {
     windows: Vec<Option<Box<Tenant>>>,
-    workers: usize,
+    workers: u32,
 }
 
 #[derive(Debug)]
@@ -137,13 +145,14 @@ struct Tenant {
 impl ReplayTable {
     /// For one of `workers` workers, each owning the slots of equal `slot % workers`.
     pub fn new(workers: usize) -> Self {
-        Self { windows: Vec::new(), workers: workers.max(1) }
+        Self { windows: Vec::new(), workers: u32::try_from(workers).unwrap_or(u32::MAX).max(1) }
     }
 
     /// The window of `sa`. `None` when a newer SA has taken its slot: a packet that was matched to the old one
     /// just before must not reset the new one's window.
     pub fn window(&mut self, sa: &InboundSa) -> Option<&mut ReplayWindow> {
-        let index = sa.spi().slot() / self.workers;
+        // A short division takes half the time of a long one, and slots have 20 bits.
+        let index = (sa.spi().slot() as u32 / self.workers) as usize;
         if index >= self.windows.len() {
             self.windows.resize_with(index + 1, || None);
         }

@@ -149,7 +149,7 @@ fn write(
     trailer[padding] = padding as u8;
     trailer[padding + 1] = next_header;
 
-    let covered = Covered::new(sa.spi().to_be_bytes(), seq, sa.esn(), aead);
+    let covered = Covered::new(header, seq, sa.esn(), aead);
     cipher
         .seal(iv, covered.head(), covered.tail(), text, icv)
         // Only a text beyond the AEAD's own limit can fail here, far above any IP packet.

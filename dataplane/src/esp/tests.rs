@@ -66,10 +66,11 @@ fn craft(ours: &ChildSaParams, seq: u64, text: &[u8]) -> Vec<u8> {
     if suite.cipher.is_aead() {
         iv = seq.to_be_bytes().to_vec();
     }
-    let covered = Covered::new(ours.spi_out.to_be_bytes(), seq, suite.esn, suite.cipher.is_aead());
+    let header = [ours.spi_out.to_be_bytes(), (seq as u32).to_be_bytes()].concat();
+    let covered = Covered::new(&header, seq, suite.esn, suite.cipher.is_aead());
     let (mut text, mut icv) = (text.to_vec(), vec![0; cipher.icv_len()]);
     cipher.seal(&iv, covered.head(), covered.tail(), &mut text, &mut icv).unwrap();
-    [&ours.spi_out.to_be_bytes()[..], &(seq as u32).to_be_bytes(), &iv, &text, &icv].concat()
+    [&header[..], &iv, &text, &icv].concat()
 }
 
 /// `payload` with right padding and this Next Header.

@@ -4,7 +4,7 @@ mod flows;
 mod load;
 mod plan;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mobikex_common::addr::{AddressSet, Path, WeightedPath};
@@ -165,8 +165,8 @@ impl PathSet {
     /// where both the path and the packet are encapsulated; our own is always that of the socket.
     pub fn find(&self, path: &Path, encap: bool) -> Option<Chosen<'_>> {
         let same = |p: &WeightedPath| {
-            p.path.local.ip() == path.local.ip()
-                && p.path.remote.ip() == path.remote.ip()
+            same_ip(&p.path.local, &path.local)
+                && same_ip(&p.path.remote, &path.remote)
                 && (!p.encap || !encap || p.path.remote.port() == path.remote.port())
         };
         self.chosen(self.set().paths.iter().position(same)?)
@@ -195,6 +195,15 @@ impl PathSet {
 
     fn chosen(&self, index: usize) -> Option<Chosen<'_>> {
         Some(Chosen { path: self.set().paths.get(index)?, counters: &self.ways.get(index)?.counters, index })
+    }
+}
+
+/// Without a copy of either, since this is asked for every packet.
+fn same_ip(a: &SocketAddr, b: &SocketAddr) -> bool {
+    match (a, b) {
+        (SocketAddr::V4(a), SocketAddr::V4(b)) => a.ip() == b.ip(),
+        (SocketAddr::V6(a), SocketAddr::V6(b)) => a.ip() == b.ip(),
+        _ => false,
     }
 }
 

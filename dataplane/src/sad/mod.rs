@@ -36,6 +36,7 @@ impl Selectors {
     }
 
     /// Whether a packet from us to the peer fits in every field (RFC 4301 5.1).
+    #[inline]
     pub fn match_outbound(&self, packet: &Packet<'_>) -> bool {
         let (src_port, dst_port) = packet.ports.unzip();
         let protocol = packet.protocol;
@@ -44,6 +45,7 @@ impl Selectors {
     }
 
     /// Whether a packet from the peer to us fits in every field (RFC 4301 5.2).
+    #[inline]
     pub fn match_inbound(&self, packet: &Packet<'_>) -> bool {
         let (src_port, dst_port) = packet.ports.unzip();
         let protocol = packet.protocol;
