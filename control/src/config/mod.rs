@@ -14,6 +14,7 @@ mod include;
 mod lexer;
 mod model;
 mod multipath;
+mod pools;
 mod schema;
 mod tree;
 mod values;
@@ -27,6 +28,9 @@ pub use model::{
 };
 
 pub use multipath::{DEFAULT_PREFERENCE, InterfacePolicy, MobikeX, Paths, ReturnRoutability};
+
+pub use pools::{AddressRange, Pool};
+pub(crate) use pools::{address, is_assignable, number};
 
 use crate::credentials::UnixSeconds;
 use error::Issues;

@@ -2,12 +2,14 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use super::multipath::{MobikeX, Paths, ReturnRoutability};
+use super::pools::Pool;
 use crate::credentials::{Certificate, Credentials, PubkeyRules, Revocation};
 use mobikex_common::addr::Scheduler;
 use mobikex_common::crypto::Secret;
@@ -24,6 +26,8 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// Section `connections`, in the order of the file.
     pub connections: Vec<Connection>,
+    /// Section `pools`, in the order of the file.
+    pub pools: Vec<Pool>,
     /// Pre-shared keys of section `secrets`.
     pub secrets: Vec<PskSecret>,
     /// Certificates and keys, from files.
@@ -67,6 +71,8 @@ pub struct DaemonSettings {
     pub cookie_threshold: u32,
     /// Half-open IKE SAs from which on first requests are dropped.
     pub half_open_limit: u32,
+    /// File that names the DNS servers that peers have told us.
+    pub resolvconf: Option<PathBuf>,
 }
 
 impl Default for DaemonSettings {
@@ -85,6 +91,7 @@ impl Default for DaemonSettings {
             max_child_sas: 131_072,
             cookie_threshold: 30,
             half_open_limit: 10_000,
+            resolvconf: None,
         }
     }
 }
@@ -286,6 +293,10 @@ pub struct Connection {
     pub send_cert: SendCert,
     /// Ask for the peer's certificate.
     pub send_certreq: bool,
+    /// Virtual addresses that we ask for, one of a family at most; the unspecified one for any.
+    pub vips: Vec<IpAddr>,
+    /// Pools that the peer gets a virtual address of, in this order.
+    pub pools: Vec<String>,
     /// Our side.
     pub local: AuthRound,
     /// The peer's side.
@@ -319,6 +330,8 @@ impl Connection {
             unique: Unique::default(),
             send_cert: SendCert::default(),
             send_certreq: true,
+            vips: Vec::new(),
+            pools: Vec::new(),
             local: AuthRound::default(),
             remote: AuthRound::default(),
             children: Vec::new(),

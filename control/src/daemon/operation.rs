@@ -197,6 +197,8 @@ mod tests {
             alternates: vec![],
             local_id: None,
             remote_id: None,
+            remote_vips: vec![],
+            given: None,
             suite: None,
             established: None,
             rekey_in: None,

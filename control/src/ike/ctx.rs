@@ -13,9 +13,11 @@ use rand_core::Rng;
 
 use super::child::ChildSa;
 use super::endpoint::{Sas, Traps};
+use super::internal::Internal;
 use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
+use super::pools::Pools;
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
@@ -88,6 +90,10 @@ pub(super) struct Ctx<'a> {
     pub(super) refusals: &'a mut BTreeMap<NotifyType, u64>,
     /// This machine's addresses.
     pub(super) network: &'a Network,
+    /// Virtual addresses of peers.
+    pub(super) pools: &'a mut Pools,
+    /// Those of ours.
+    pub(super) internal: &'a mut Internal,
     /// All IKE SAs but the one that is at work.
     pub(super) others: &'a mut Sas,
     pub(super) effects: Vec<Effect>,

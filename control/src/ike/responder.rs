@@ -279,10 +279,12 @@ impl IkeSa {
         self.local_id = Some(local_id.clone());
         self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
         let mobility = self.answer_mobility(ctx, payloads)?;
-        self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
+        let lost = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
+        self.come_up(ctx, peer, lost);
         let mut answer = vec![Payload::IdR(local_id)];
         answer.extend(certs);
         answer.push(Payload::Auth(auth));
+        answer.extend(self.answer_configuration(ctx, payloads, lost));
         answer.extend(mobility);
         answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)

@@ -178,7 +178,7 @@ impl Sas {
     }
 
     /// One SA.
-    pub(super) fn get(&self, id: u32) -> Option<&IkeSa> {
+    pub(in crate::ike) fn get(&self, id: u32) -> Option<&IkeSa> {
         self.entries.get(&id)?.sa.as_deref()
     }
 
