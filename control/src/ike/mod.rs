@@ -11,6 +11,8 @@ mod addresses;
 mod auth;
 mod child;
 mod configuration;
+#[cfg(test)]
+mod configuration_tests;
 mod cookie;
 mod create_child;
 mod crypt;

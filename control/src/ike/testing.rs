@@ -88,10 +88,15 @@ pub(super) fn config(me: usize) -> Config {
 impl Pair {
     /// Not connected yet. `change` gets the number of the end and its connection.
     pub(super) fn new(change: impl Fn(usize, &mut Connection)) -> Self {
+        Self::with_configs(|me, config| change(me, &mut config.connections[0]))
+    }
+
+    /// As [`Self::new`], for more than the connection.
+    pub(super) fn with_configs(change: impl Fn(usize, &mut Config)) -> Self {
         let now = Instant::now();
         let ends = [0, 1].map(|me| {
             let mut config = config(me);
-            change(me, &mut config.connections[0]);
+            change(me, &mut config);
             Endpoint::new(now, config, [7 + me as u8; 32])
         });
         let mut pair = Self {
