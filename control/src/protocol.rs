@@ -68,6 +68,15 @@ pub enum Request {
         #[serde(default)]
         json: bool,
     },
+    /// The pools of virtual addresses.
+    Pools {
+        /// Data rather than text.
+        #[serde(default)]
+        json: bool,
+        /// With every lease.
+        #[serde(default)]
+        leases: bool,
+    },
     /// Counters.
     Stats {
         /// Data rather than text.

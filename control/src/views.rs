@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 
 use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
@@ -11,7 +12,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Connection};
-use crate::ike::{ChildSaView, IkeCounters, IkeSaView, PathView, Version};
+use crate::ike::{ChildSaView, Given, IkeCounters, IkeSaView, LeaseView, PathView, PoolView, Version};
 
 /// What a Child SA has carried.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -106,9 +107,15 @@ fn write_ike_sa(
         sa.name, sa.id, sa.state, sa.spi_i, sa.spi_r
     )?;
     let id = |id: &Option<String>| id.clone().unwrap_or_else(|| "%any".to_string());
-    writeln!(f, "  local  '{}' @ {}[{}]", id(&sa.local_id), sa.local.ip(), sa.local.port())?;
+    // Virtual addresses in brackets, as in swanctl.
+    let vips =
+        |list: &[IpAddr]| if list.is_empty() { String::new() } else { format!(" [{}]", join(list, " ")) };
+    let own = sa.given.as_ref().map_or(&[][..], |given| &given.addresses);
+    writeln!(f, "  local  '{}' @ {}[{}]{}", id(&sa.local_id), sa.local.ip(), sa.local.port(), vips(own))?;
     let eap = sa.remote_eap_id.as_ref().map(|id| format!(" EAP: '{id}'")).unwrap_or_default();
-    writeln!(f, "  remote '{}' @ {}[{}]{eap}", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    let theirs = vips(&sa.remote_vips);
+    writeln!(f, "  remote '{}' @ {}[{}]{eap}{theirs}", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    sa.given.iter().try_for_each(|given| write_given(f, given))?;
     if sa.mobike != Version::None {
         let alternates: Vec<_> = sa.alternates.iter().map(ToString::to_string).collect();
         let also = if alternates.is_empty() {
@@ -126,6 +133,56 @@ fn write_ike_sa(
         writeln!(f, "{}", rekeying(sa.rekey_in))?;
     }
     sa.children.iter().try_for_each(|child| write_child_sa(f, child, &sa.paths, traffic.get(&child.id)))
+}
+
+/// What a peer has named beside our virtual addresses.
+fn write_given(f: &mut fmt::Formatter<'_>, given: &Given) -> fmt::Result {
+    for (what, list) in [
+        ("DNS servers", join(&given.dns, " ")),
+        ("DNS domains", join(&given.domains, " ")),
+        ("NBNS servers", join(&given.nbns, " ")),
+        ("DHCP servers", join(&given.dhcp, " ")),
+        ("networks", join(&given.subnets, " ")),
+    ] {
+        if !list.is_empty() {
+            writeln!(f, "  {what} of the peer: {list}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The pools of virtual addresses.
+#[derive(Debug)]
+pub struct Pools {
+    /// The pools.
+    pub pools: Vec<PoolView>,
+    /// Leases, if they are asked for.
+    pub leases: Option<Vec<LeaseView>>,
+}
+
+impl Pools {
+    /// `{"pools": [..]}`, and a list `leases` if they are asked for.
+    pub fn data(&self) -> Value {
+        match &self.leases {
+            Some(leases) => json!({ "pools": self.pools, "leases": leases }),
+            None => json!({ "pools": self.pools }),
+        }
+    }
+}
+
+impl fmt::Display for Pools {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for pool in &self.pools {
+            let PoolView { name, addrs, size, online, offline } = pool;
+            writeln!(f, "{name:<16} {addrs}, {size} addresses: {online} online, {offline} offline")?;
+        }
+        for lease in self.leases.iter().flatten() {
+            let (state, pool) =
+                (if lease.online { "online" } else { "offline" }, lease.pool.as_deref().unwrap_or("no pool"));
+            writeln!(f, "  {:<30} {state:<7} '{}' ({pool})", lease.addr, lease.identity)?;
+        }
+        Ok(())
+    }
 }
 
 fn write_child_sa(
@@ -225,6 +282,12 @@ fn write_connection(out: &mut String, conn: &Connection) -> fmt::Result {
     }
     writeln!(out, "  local:  {}", join(&conn.local_addrs, " "))?;
     writeln!(out, "  remote: {}", join(&conn.remote_addrs, " "))?;
+    if !conn.vips.is_empty() {
+        writeln!(out, "  vips:   {}", join(&conn.vips, " "))?;
+    }
+    if !conn.pools.is_empty() {
+        writeln!(out, "  pools:  {}", conn.pools.join(" "))?;
+    }
     for (side, round) in [("local", &conn.local), ("remote", &conn.remote)] {
         writeln!(out, "  {side} pre-shared key authentication:")?;
         if let Some(id) = &round.id {
@@ -365,6 +428,8 @@ mod tests {
             local_id: Some("moon".into()),
             remote_id: Some("sun".into()),
             remote_eap_id: None,
+            remote_vips: vec![],
+            given: None,
             suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),
             established: Some(12),
             rekey_in: Some(13000),
@@ -401,6 +466,56 @@ home: #1, ESTABLISHED, IKEv2, 1122334455667788_i* 99aabbccddeeff00_r
 branch: DOWN, IKEv2
 ";
         assert_eq!(sas().to_string(), want);
+    }
+
+    #[test]
+    fn virtual_addresses_stand_behind_the_outer_ones() {
+        let mut sas = sas();
+        sas.ike[0].given = Some(Given {
+            addresses: vec!["10.3.0.1".parse().unwrap(), "fd03::1".parse().unwrap()],
+            dns: vec!["10.2.0.53".parse().unwrap()],
+            subnets: vec!["10.2.0.0/16".into()],
+            ..Given::default()
+        });
+        sas.ike[0].remote_vips = vec!["10.4.0.1".parse().unwrap()];
+        let shown = sas.to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(
+            lines[1..5],
+            [
+                "  local  'moon' @ 192.0.2.1[4500] [10.3.0.1 fd03::1]",
+                "  remote 'sun' @ 192.0.2.2[4500] [10.4.0.1]",
+                "  DNS servers of the peer: 10.2.0.53",
+                "  networks of the peer: 10.2.0.0/16",
+            ]
+        );
+        let data = sas.data();
+        assert_eq!(data["ike_sas"][0]["given"]["addresses"], json!(["10.3.0.1", "fd03::1"]));
+        assert_eq!(data["ike_sas"][0]["remote_vips"], json!(["10.4.0.1"]));
+    }
+
+    #[test]
+    fn pools_show_their_leases_where_they_are_asked_for() {
+        let addrs = crate::config::AddressRange {
+            start: "10.3.0.1".parse().unwrap(),
+            end: "10.3.0.254".parse().unwrap(),
+        };
+        let pool = PoolView { name: "rw".into(), addrs, size: 254, online: 1, offline: 0 };
+        let lease = LeaseView {
+            pool: Some("rw".into()),
+            addr: addrs.start,
+            identity: "carol@example.org".into(),
+            online: true,
+        };
+        let mut pools = Pools { pools: vec![pool], leases: None };
+        let first = "rw               10.3.0.1-10.3.0.254, 254 addresses: 1 online, 0 offline\n";
+        assert_eq!(pools.to_string(), first);
+        assert_eq!(pools.data()["pools"][0]["size"], 254);
+        assert_eq!(pools.data().get("leases"), None);
+        pools.leases = Some(vec![lease]);
+        let second = "  10.3.0.1                       online  'carol@example.org' (rw)\n";
+        assert_eq!(pools.to_string(), format!("{first}{second}"));
+        assert_eq!(pools.data()["leases"][0]["online"], true);
     }
 
     #[test]

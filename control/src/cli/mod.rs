@@ -42,6 +42,8 @@ enum Command {
     Certs(ViewArgs),
     /// Show the configured connections.
     Conns(ViewArgs),
+    /// Show the pools of virtual addresses for peers.
+    Pools(PoolsArgs),
     /// Show counters, with the reasons of dropped packets.
     Stats(ViewArgs),
     /// Set up a connection, or one child of it, and wait until it is up or has failed.
@@ -94,6 +96,15 @@ struct ViewArgs {
 }
 
 #[derive(Args, Debug)]
+struct PoolsArgs {
+    #[command(flatten)]
+    view: ViewArgs,
+    /// With every lease: whose it is, and whether it is in use.
+    #[arg(long)]
+    leases: bool,
+}
+
+#[derive(Args, Debug)]
 struct TargetArgs {
     /// NAME or NAME/CHILD.
     name: Target,
@@ -140,7 +151,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(cli: Cli) -> Result<(), Failure> {
     let Cli { socket, command } = cli;
-    let view = |make: fn(bool) -> Request, args: ViewArgs| {
+    let view = |make: &dyn Fn(bool) -> Request, args: ViewArgs| {
         client::view(&socket, &make(args.json), args.watch.map(Duration::from_secs))
     };
     let operate = |make: fn(Target) -> Request, args: TargetArgs| {
@@ -150,10 +161,13 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match command {
         Command::Run(args) => run(socket.clone(), *args),
         Command::Check(args) => check::check(&args),
-        Command::Sas(args) => view(|json| Request::Sas { json }, args),
-        Command::Certs(args) => view(|json| Request::Certs { json }, args),
-        Command::Conns(args) => view(|json| Request::Conns { json }, args),
-        Command::Stats(args) => view(|json| Request::Stats { json }, args),
+        Command::Sas(args) => view(&|json| Request::Sas { json }, args),
+        Command::Certs(args) => view(&|json| Request::Certs { json }, args),
+        Command::Conns(args) => view(&|json| Request::Conns { json }, args),
+        Command::Pools(PoolsArgs { view: args, leases }) => {
+            view(&|json| Request::Pools { json, leases }, args)
+        }
+        Command::Stats(args) => view(&|json| Request::Stats { json }, args),
         Command::Up(args) => operate(Request::Up, args),
         Command::Down(args) => operate(Request::Down, args),
         Command::Rekey(args) => operate(Request::Rekey, args),

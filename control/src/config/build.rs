@@ -1,5 +1,6 @@
 //! From sections to typed values, section by section.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use mobikex_common::addr::Scheduler;
@@ -19,6 +20,7 @@ use super::model::{
     SendCert, StartAction, Unique,
 };
 use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
+use super::pools;
 use super::schema::{
     self, AUTH, CHILD, CONNECTION, DAEMON, INTERFACE, PATHS, ROOT, SECRET, SECRETS, SectionSpec, Support,
 };
@@ -40,6 +42,10 @@ pub(super) fn config(root: &Section, now: Option<UnixSeconds>, issues: &mut Issu
         config.connections.push(connection);
         places.push(place);
     }
+    let groups = named(&[root], "pools");
+    let parts = operator_named(&groups, "pool", issues);
+    config.pools = parts.iter().filter_map(|part| pools::pool(part, sound, issues)).collect();
+    pools::overlaps(&config, &parts, issues);
     let groups = named(&[root], "secrets");
     Fields::check(&groups, &SECRETS, issues);
     let mut of_files = Vec::new();
@@ -69,6 +75,7 @@ pub(super) fn config(root: &Section, now: Option<UnixSeconds>, issues: &mut Issu
     if sound && issues.is_empty() {
         for part in groups_of_connections(root) {
             checks::has_secret(&config, part, issues);
+            pools::are_known(&config, part, issues);
         }
     }
     config
@@ -165,6 +172,10 @@ fn daemon(parts: &[&Section], issues: &mut Issues) -> DaemonSettings {
     f.set("fragment_size", &mut d.fragment_size, issues, |text| {
         values::number(text, 576, 65_535).map(|n| n as u16)
     });
+    d.resolvconf = f.get("resolvconf", issues, |text| match PathBuf::from(text) {
+        path if path.is_absolute() && path.file_name().is_some() => Ok(path),
+        _ => Err("the whole path of a file".to_string()),
+    });
     if d.half_open_limit < d.cookie_threshold {
         let (limit, threshold) = (d.half_open_limit, d.cookie_threshold);
         let message = format!(
@@ -252,6 +263,19 @@ fn connection(
         choice(&known, &[], text)
     });
     f.set("send_certreq", &mut c.send_certreq, issues, values::boolean);
+    if let Some(list) = f.list("vips", issues, pools::wanted) {
+        if list.iter().filter(|a| a.is_ipv4()).count() > 1 || list.iter().filter(|a| a.is_ipv6()).count() > 1
+        {
+            issues.push(
+                f.place("vips"),
+                "found several virtual addresses of a family; expected one".to_string(),
+            );
+        }
+        c.vips = list;
+    }
+    if let Some(list) = f.list("pools", issues, |name| Ok(name.to_string())) {
+        c.pools = list;
+    }
     let (local, remote);
     (c.local, local) = auth(part, "local", files, sound, issues);
     (c.remote, remote) = auth(part, "remote", files, sound, issues);

@@ -10,6 +10,7 @@ use mobikex_common::sa::{Mode, VolumeLimits};
 use super::eap::EapId;
 use super::model::{AuthRound, Child, Config, Connection, DpdAction, Method, StartAction, Unique};
 use super::multipath::{MobikeX, ReturnRoutability};
+use super::pools::Pool;
 use crate::credentials::{Certificate, date};
 
 impl Config {
@@ -43,8 +44,14 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
         d.max_child_sas, d.cookie_threshold, d.half_open_limit
     )?;
     writeln!(out, "  IKE messages in fragments above datagrams of {} octets", d.fragment_size)?;
+    if let Some(path) = &d.resolvconf {
+        writeln!(out, "  DNS servers of peers go into {}", path.display())?;
+    }
     for conn in &config.connections {
         write_connection(out, conn)?;
+    }
+    for pool in &config.pools {
+        write_pool(out, pool)?;
     }
     for secret in &config.secrets {
         let whose = if secret.ids.is_empty() { "anybody".to_string() } else { join(&secret.ids) };
@@ -116,6 +123,12 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
         Unique::Replace => "; a new IKE SA replaces an old one of the same identities",
     };
     writeln!(out, "  ESP {encap}{unique}")?;
+    if !c.vips.is_empty() {
+        writeln!(out, "  we ask for a virtual address: {}", join(&c.vips))?;
+    }
+    if !c.pools.is_empty() {
+        writeln!(out, "  the peer gets a virtual address of {}, and must ask for one", c.pools.join(", "))?;
+    }
     write_paths(out, c)?;
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
 }
@@ -133,6 +146,22 @@ fn by(round: &AuthRound) -> String {
             format!("{}{name}", join(kinds))
         }
     }
+}
+
+fn write_pool(out: &mut String, pool: &Pool) -> fmt::Result {
+    write!(out, "pool {}: {}, {} addresses", pool.name, pool.addrs, pool.addrs.size())?;
+    let subnets: Vec<_> = pool.subnets.iter().map(|(addr, len)| format!("{addr}/{len}")).collect();
+    for (what, list) in [
+        ("DNS", join(&pool.dns)),
+        ("NBNS", join(&pool.nbns)),
+        ("DHCP", join(&pool.dhcp)),
+        ("networks", subnets.join(", ")),
+    ] {
+        if !list.is_empty() {
+            write!(out, "; {what} {list}")?;
+        }
+    }
+    writeln!(out)
 }
 
 /// Whom we believe about the peer.

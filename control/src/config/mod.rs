@@ -15,6 +15,7 @@ mod include;
 mod lexer;
 mod model;
 mod multipath;
+mod pools;
 mod schema;
 mod tree;
 mod values;
@@ -29,6 +30,9 @@ pub use model::{
 };
 
 pub use multipath::{DEFAULT_PREFERENCE, InterfacePolicy, MobikeX, Paths, ReturnRoutability};
+
+pub use pools::{AddressRange, Pool};
+pub(crate) use pools::{address, is_assignable, number};
 
 use crate::credentials::UnixSeconds;
 use error::Issues;

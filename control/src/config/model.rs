@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use serde::{Serialize, Serializer};
 
 use super::eap::{EapId, EapSecret};
 use super::multipath::{MobikeX, Paths, ReturnRoutability};
+use super::pools::Pool;
 use crate::credentials::{Certificate, Credentials, PubkeyRules, Revocation};
 use crate::eap::Kind;
 use mobikex_common::addr::Scheduler;
@@ -26,6 +28,8 @@ pub struct Config {
     pub daemon: DaemonSettings,
     /// Section `connections`, in the order of the file.
     pub connections: Vec<Connection>,
+    /// Section `pools`, in the order of the file.
+    pub pools: Vec<Pool>,
     /// Pre-shared keys of section `secrets`.
     pub secrets: Vec<PskSecret>,
     /// Passwords for EAP of section `secrets`.
@@ -73,6 +77,8 @@ pub struct DaemonSettings {
     pub half_open_limit: u32,
     /// IKE messages that would make larger IP datagrams, in octets, go out in fragments (RFC 7383).
     pub fragment_size: u16,
+    /// File that names the DNS servers that peers have told us.
+    pub resolvconf: Option<PathBuf>,
 }
 
 impl Default for DaemonSettings {
@@ -92,6 +98,7 @@ impl Default for DaemonSettings {
             cookie_threshold: 30,
             half_open_limit: 10_000,
             fragment_size: 1280,
+            resolvconf: None,
         }
     }
 }
@@ -323,6 +330,10 @@ pub struct Connection {
     pub send_cert: SendCert,
     /// Ask for the peer's certificate.
     pub send_certreq: bool,
+    /// Virtual addresses that we ask for, one of a family at most; the unspecified one for any.
+    pub vips: Vec<IpAddr>,
+    /// Pools that the peer gets a virtual address of, in this order.
+    pub pools: Vec<String>,
     /// Our side.
     pub local: AuthRound,
     /// The peer's side.
@@ -357,6 +368,8 @@ impl Connection {
             unique: Unique::default(),
             send_cert: SendCert::default(),
             send_certreq: true,
+            vips: Vec::new(),
+            pools: Vec::new(),
             local: AuthRound::default(),
             remote: AuthRound::default(),
             children: Vec::new(),

@@ -33,7 +33,7 @@ pub(super) const ROOT: SectionSpec = SectionSpec {
         ("mobikex", Here),
         ("connections", Here),
         ("secrets", Here),
-        ("pools", Absent),
+        ("pools", Here),
         ("authorities", Absent),
     ],
 };
@@ -55,6 +55,7 @@ pub(super) const DAEMON: SectionSpec = SectionSpec {
         ("cookie_threshold", Here),
         ("half_open_limit", Here),
         ("fragment_size", Here),
+        ("resolvconf", Here),
     ],
     sections: &[],
 };
@@ -95,12 +96,28 @@ pub(super) const CONNECTION: SectionSpec = SectionSpec {
         ("mediated_by", Absent),
         ("mediation_peer", Absent),
         ("ocsp", Absent),
-        ("pools", Absent),
+        ("pools", Here),
         ("ppk_id", Absent),
         ("pull", Absent),
-        ("vips", Absent),
+        ("vips", Here),
     ],
     sections: &[("children", Here), ("local*", Here), ("remote*", Here), ("paths", Here)],
+};
+
+pub(super) const POOL: SectionSpec = SectionSpec {
+    what: "a pool",
+    settings: &[
+        ("addrs", Here),
+        ("dns", Here),
+        ("nbns", Here),
+        ("dhcp", Here),
+        ("netmask", Here),
+        ("subnet", Here),
+        ("split_include", Here),
+        ("server", Absent),
+        ("split_exclude", Absent),
+    ],
+    sections: &[],
 };
 
 pub(super) const PATHS: SectionSpec = SectionSpec {

@@ -246,7 +246,14 @@ fn mistakes_in_values_say_where_and_what_instead() {
         ),
         ("mobike_critical = 2", "", "t.conf:2:19: found '2' for 'mobike_critical'; expected yes or no"),
         ("mobike_x = always", "", "t.conf:2:12: found 'always' for 'mobike_x'; expected yes, no or require"),
-        ("vips = 0.0.0.0", "", "t.conf:2:1: option 'vips' is not available in this version"),
+        (
+            "vips = ::1",
+            "",
+            "t.conf:2:8: found '::1' for 'vips'; expected 0.0.0.0, :: or the address to ask for",
+        ),
+        ("vips = ::, fd00::1", "", "t.conf:2:8: found several virtual addresses of a family; expected one"),
+        ("pull = yes", "", "t.conf:2:1: option 'pull' is not available in this version"),
+        ("pools = rw", "", "t.conf:2:9: connection 'c' names the pool 'rw', which is not in 'pools { ... }'"),
         (
             "paths { scheduler = fast }",
             "",
@@ -471,10 +478,10 @@ fn what_is_missing_is_named() {
     );
     // What refers to another section is still read, so that nothing after it is taken for a mistake.
     assert_eq!(
-        errors("connections {\n a : b, c.d {\n vips = ::\n }\n}\n"),
+        errors("connections {\n a : b, c.d {\n pull = ::\n }\n}\n"),
         [
             "t.conf:2:4: references to other sections (':') are not available in this version",
-            "t.conf:3:2: option 'vips' is not available in this version",
+            "t.conf:3:2: option 'pull' is not available in this version",
         ]
     );
     assert_eq!(errors("}"), ["t.conf:1:1: found '}' without a section to close"]);
@@ -486,15 +493,15 @@ fn what_is_missing_is_named() {
 
 #[test]
 fn all_mistakes_are_reported_at_once_in_the_order_of_the_file() {
-    let text = with("encap = perhaps\nvips = 0.0.0.0", "mode = beet\nfoo = bar");
+    let text = with("encap = perhaps\npull = yes", "mode = beet\nfoo = bar");
     let lines: Vec<u32> = parse_str("t.conf", &text).unwrap_err().iter().map(|e| e.line).collect();
     assert_eq!(lines, [2, 3, 7, 8]);
     assert_eq!(
         errors(
-            "pools { a { addrs = 10.0.0.0/24 } }\nconections { }\nsecrets { ppk-1 { } xauth { } }\nmobikex { mtu = 12 }"
+            "authorities { a { } }\nconections { }\nsecrets { ppk-1 { } xauth { } }\nmobikex { mtu = 12 }"
         ),
         [
-            "t.conf:1:1: section 'pools' is not available in this version",
+            "t.conf:1:1: section 'authorities' is not available in this version",
             "t.conf:2:1: found unknown section 'conections' in the top level; did you mean 'connections'?",
             "t.conf:3:11: section 'ppk-1' is not available in this version",
             "t.conf:3:21: section 'xauth' is not available in this version",

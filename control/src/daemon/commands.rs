@@ -1,5 +1,6 @@
 //! What clients of the control socket ask for.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use mio::Token;
@@ -13,15 +14,27 @@ use super::operation::Operation;
 use crate::credentials::{certificates_data, certificates_text, unix_now};
 use crate::ike::{AddressAction, Command, CommandError, IkeSaView};
 use crate::protocol::{AddressVerb, Reply, Request, Target};
-use crate::views::{PathTraffic, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
+use crate::views::{PathTraffic, Pools, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
 
 /// IKE SAs in one part of a view.
 const SAS_AT_ONCE: usize = 64;
 
-/// A view of the SAs that a client has seen as far as the IKE SA of this number.
+/// Leases in one part of a view.
+const LEASES_AT_ONCE: usize = 1024;
+
+/// A view that goes out in parts.
 pub(super) struct Viewing {
     json: bool,
-    after: u32,
+    shown: Shown,
+}
+
+/// What a client has seen of it.
+#[derive(Clone, Copy)]
+enum Shown {
+    /// The SAs as far as the IKE SA of this number.
+    Sas(u32),
+    /// Leases as far as that of this address; before the first, the pools come.
+    Leases(Option<IpAddr>),
 }
 
 fn view(json: bool, more: bool, data: &dyn Fn() -> serde_json::Value, text: &dyn Fn() -> String) -> Reply {
@@ -58,8 +71,16 @@ impl Daemon {
         }
         let reply = match request {
             Request::Sas { json } => {
-                self.viewings.insert(id, Viewing { json, after: 0 });
+                self.viewings.insert(id, Viewing { json, shown: Shown::Sas(0) });
                 return;
+            }
+            Request::Pools { json, leases: true } => {
+                self.viewings.insert(id, Viewing { json, shown: Shown::Leases(None) });
+                return;
+            }
+            Request::Pools { json, leases: false } => {
+                let pools = Pools { pools: self.endpoint.pools(), leases: None };
+                view(json, false, &|| pools.data(), &|| pools.to_string())
             }
             Request::Conns { json } => {
                 view(json, false, &|| connections_data(&self.config), &|| connections_text(&self.config))
@@ -145,23 +166,40 @@ impl Daemon {
         self.endpoint.handle_command(now, command)
     }
 
-    /// Shows one more part to every client that waits for a view of the SAs and has read the parts before; true if there
-    /// may be another at once. However many SAs there are, nothing else waits longer than for a part.
+    /// Shows one more part to every client that waits for a view and has read the parts before; true if there
+    /// may be another at once. However much there is, nothing else waits longer than for a part.
     pub(super) fn show_more(&mut self) -> bool {
         let ready = self.viewings.keys().filter(|id| self.control.is_idle(**id));
         for id in ready.copied().collect::<Vec<_>>() {
-            let Some(Viewing { json, after }) = self.viewings.remove(&id) else { continue };
-            let ike = self.endpoint.ike_sas_after(Instant::now(), after, SAS_AT_ONCE);
-            let next = ike.last().filter(|_| ike.len() == SAS_AT_ONCE).map(|sa| sa.id);
-            let sas = self.sas(ike, next.is_none());
-            let shown = view(json, next.is_some(), &|| sas.data(), &|| sas.to_string());
-            if self.control.send(id, &shown)
-                && let Some(after) = next
+            let Some(Viewing { json, shown }) = self.viewings.remove(&id) else { continue };
+            let (part, next) = self.part(json, shown);
+            if self.control.send(id, &part)
+                && let Some(shown) = next
             {
-                self.viewings.insert(id, Viewing { json, after });
+                self.viewings.insert(id, Viewing { json, shown });
             }
         }
         self.viewings.keys().any(|id| self.control.is_idle(*id))
+    }
+
+    /// The next part of a view, and what has been shown then unless it was the last.
+    fn part(&self, json: bool, shown: Shown) -> (Reply, Option<Shown>) {
+        match shown {
+            Shown::Sas(after) => {
+                let ike = self.endpoint.ike_sas_after(Instant::now(), after, SAS_AT_ONCE);
+                let next = ike.last().filter(|_| ike.len() == SAS_AT_ONCE).map(|sa| Shown::Sas(sa.id));
+                let sas = self.sas(ike, next.is_none());
+                (view(json, next.is_some(), &|| sas.data(), &|| sas.to_string()), next)
+            }
+            Shown::Leases(after) => {
+                let leases = self.endpoint.leases_after(after, LEASES_AT_ONCE);
+                let full = leases.last().filter(|_| leases.len() == LEASES_AT_ONCE);
+                let next = full.map(|lease| Shown::Leases(Some(lease.addr)));
+                let pools = if after.is_none() { self.endpoint.pools() } else { Vec::new() };
+                let pools = Pools { pools, leases: Some(leases) };
+                (view(json, next.is_some(), &|| pools.data(), &|| pools.to_string()), next)
+            }
+        }
     }
 
     /// These IKE SAs with their traffic, and in the last part the connections that have none.

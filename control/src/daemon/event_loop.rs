@@ -23,6 +23,7 @@ use super::key_file::KeyFile;
 use super::netlink::{Monitor, Netlink, NetlinkError};
 use super::notify::notify;
 use super::operation::Operation;
+use super::resolvconf;
 use super::routes::Routes;
 use super::sockets::{IkeSockets, Received};
 use super::source_routes::SourceRoutes;
@@ -161,6 +162,8 @@ impl Daemon {
     /// Runs until told to end, then takes leave of the peers.
     pub(super) fn run(mut self) -> Result<(), DaemonError> {
         self.tell_time();
+        // What a crash has left is out of date.
+        self.set_resolvers(&[], &[]);
         self.look_at_network();
         self.endpoint.start_connections(Instant::now());
         self.carry_out(Instant::now());
@@ -250,6 +253,7 @@ impl Daemon {
             }
             if self.end_at.is_some_and(|at| at <= Instant::now() || self.endpoint.is_idle()) {
                 info!(target: "CFG", "ending");
+                self.set_resolvers(&[], &[]);
                 self.routes.clear(&mut self.netlink);
                 self.dataplane.shutdown();
                 return Ok(());
@@ -503,11 +507,30 @@ impl Daemon {
                 tables.set_selectors(child, &set, &ts_local, &ts_remote);
                 routes.change_child(netlink, child, &ts_local, &ts_remote, now);
             }
+            Output::InstallAddress(addr) => match netlink.add_address(self.dataplane.tun_index(), addr) {
+                Ok(()) => routes.add_address(netlink, addr),
+                Err(error) => warn!(target: "NET", "{error}"),
+            },
+            Output::RemoveAddress(addr) => {
+                if let Err(error) = netlink.remove_address(self.dataplane.tun_index(), addr) {
+                    warn!(target: "NET", "{error}");
+                }
+                routes.remove_address(netlink, addr);
+            }
+            Output::SetResolvers { servers, domains } => self.set_resolvers(&servers, &domains),
             Output::SaveKeys(keys) => self.keys.iter_mut().for_each(|file| file.ike(&keys)),
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
             Output::Transmit { .. } | Output::Echo { .. } | Output::CountPaths(_) | Output::Event(_) => {}
+        }
+    }
+
+    /// Tells the machine which DNS servers there are, where the operator has said how.
+    fn set_resolvers(&self, servers: &[IpAddr], domains: &[String]) {
+        let Some(path) = &self.config.daemon.resolvconf else { return };
+        if let Err(error) = resolvconf::write(path, servers, domains) {
+            warn!(target: "CFG", "cannot write {}: {error}", path.display());
         }
     }
 

@@ -12,6 +12,7 @@ mod key_file;
 pub mod netlink;
 mod notify;
 mod operation;
+mod resolvconf;
 mod routes;
 mod sockets;
 mod source_routes;

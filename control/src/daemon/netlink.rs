@@ -13,7 +13,9 @@ use netlink_packet_core::{
     DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeader, AddressHeaderFlags, AddressMessage, AddressScope,
+};
 use netlink_packet_route::link::{AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
@@ -372,6 +374,25 @@ impl Netlink {
         }))
     }
 
+    /// Gives an address of its own to a device: no route to a network comes with it, and nobody else is asked whether they
+    /// have it. One that is there already is no error.
+    pub fn add_address(&mut self, device: u32, addr: IpAddr) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::NewAddress(address_message(device, addr));
+        match self.change(&format!("add the address {addr}"), message, NLM_F_CREATE | NLM_F_EXCL) {
+            Err(error) if error.is(libc::EEXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Takes an address from a device; one that is gone already is no error.
+    pub fn remove_address(&mut self, device: u32, addr: IpAddr) -> Result<(), NetlinkError> {
+        let message = RouteNetlinkMessage::DelAddress(address_message(device, addr));
+        match self.change(&format!("remove the address {addr}"), message, 0) {
+            Err(error) if error.is(libc::EADDRNOTAVAIL) || error.is(libc::ENODEV) => Ok(()),
+            other => other,
+        }
+    }
+
     fn change(&mut self, what: &str, message: RouteNetlinkMessage, flags: u16) -> Result<(), NetlinkError> {
         self.request(what, message, NLM_F_REQUEST | NLM_F_ACK | flags, false).map(|_| ())
     }
@@ -552,6 +573,23 @@ pub(super) fn is_ours(route: &RouteMessage) -> bool {
 pub(super) fn table_of(route: &RouteMessage) -> u32 {
     let number = |a: &RouteAttribute| if let RouteAttribute::Table(table) = a { Some(*table) } else { None };
     route.attributes.iter().find_map(number).unwrap_or(route.header.table.into())
+}
+
+fn address_message(device: u32, addr: IpAddr) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header = AddressHeader {
+        family: family(addr),
+        prefix_len: width(addr),
+        scope: AddressScope::Universe,
+        index: device,
+        ..AddressHeader::default()
+    };
+    message.attributes = vec![
+        AddressAttribute::Local(addr),
+        AddressAttribute::Address(addr),
+        AddressAttribute::Flags(AddressFlags::Nodad | AddressFlags::Noprefixroute),
+    ];
+    message
 }
 
 fn route_message(route: Route) -> RouteMessage {

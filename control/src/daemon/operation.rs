@@ -198,6 +198,8 @@ mod tests {
             local_id: None,
             remote_id: None,
             remote_eap_id: None,
+            remote_vips: vec![],
+            given: None,
             suite: None,
             established: None,
             rekey_in: None,

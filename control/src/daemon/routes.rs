@@ -166,6 +166,23 @@ impl Routes {
         }
     }
 
+    /// The TUN device has one more address.
+    pub fn add_address(&mut self, sink: &mut impl RouteSink, addr: IpAddr) {
+        let added = HostAddress { device: self.device, addr };
+        let mut addresses = self.addresses.clone();
+        if !addresses.contains(&added) {
+            addresses.push(added);
+        }
+        self.set_addresses(sink, addresses);
+    }
+
+    /// The TUN device has an address no more.
+    pub fn remove_address(&mut self, sink: &mut impl RouteSink, addr: IpAddr) {
+        let gone = HostAddress { device: self.device, addr };
+        let addresses = self.addresses.iter().filter(|a| **a != gone).copied().collect();
+        self.set_addresses(sink, addresses);
+    }
+
     /// Removes everything.
     pub fn clear(&mut self, sink: &mut impl RouteSink) {
         for owner in self.claims.keys().copied().collect::<Vec<_>>() {
@@ -322,6 +339,22 @@ mod tests {
         assert!(log.0.is_empty());
         routes.set_addresses(&mut log, vec![addr(3, "10.1.0.1"), addr(7, "10.1.0.9")]);
         assert_eq!(log.0, ["+10.2.0.0/16 src 10.1.0.9", "+2001:db8:2::/48"]);
+    }
+
+    #[test]
+    fn a_virtual_address_is_the_source_as_long_as_it_is_there() {
+        let (mut routes, mut log) = (Routes::new(7, 220), Log::default());
+        routes.set_addresses(&mut log, vec![addr(2, "192.0.2.1")]);
+        let vip: IpAddr = "10.3.0.1".parse().unwrap();
+        routes.add_address(&mut log, vip);
+        routes.add(&mut log, PolicyId(1), Some(ChildSaId(1)), &ts("10.3.0.1"), &ts("0.0.0.0/0"));
+        assert_eq!(log.0, ["+0.0.0.0/0 src 10.3.0.1"]);
+        log.0.clear();
+        // The kernel tells of it as well.
+        routes.set_addresses(&mut log, vec![addr(2, "192.0.2.1"), addr(7, "10.3.0.1")]);
+        assert!(log.0.is_empty(), "{:?}", log.0);
+        routes.remove_address(&mut log, vip);
+        assert_eq!(log.0, ["+0.0.0.0/0"]);
     }
 
     #[test]

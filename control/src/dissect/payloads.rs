@@ -1,7 +1,7 @@
 //! Every payload in full.
 
 use mobikex_common::wire::ike::{
-    CertEncoding, ConfigAttribute, ConfigAttributeType, IdType, Identification, Payload, Proposal, Transform,
+    CertEncoding, ConfigAttribute, ConfigValue, IdType, Identification, Payload, Proposal, Transform,
 };
 
 use super::node::{Node, hex, text};
@@ -82,22 +82,10 @@ fn certificate(kind: String, encoding: CertEncoding, data: &[u8]) -> Node {
 
 fn attribute(a: &ConfigAttribute) -> Node {
     let name = a.kind.to_string();
-    let words =
-        matches!(a.kind, ConfigAttributeType::APPLICATION_VERSION | ConfigAttributeType::INTERNAL_DNS_DOMAIN);
-    if words {
-        return Node::new(name, text(&a.value));
+    match a.read() {
+        Ok(Some(ConfigValue::Text(octets))) => Node::new(name, text(&octets)),
+        Ok(Some(value)) => Node::new(name, value),
+        // Of another type than those that are known, or not what its type says.
+        Ok(None) | Err(_) => Node::new(name, hex(&a.value)),
     }
-    let masked = |width: usize| {
-        let (addr, rest) = a.value.split_at_checked(width)?;
-        Some((notify::address(addr)?, rest))
-    };
-    let value = match a.value.len() {
-        // An address; of IPv6 also with the length of its prefix; of IPv4 also with a mask (RFC 7296 3.15.1).
-        4 => masked(4).map(|(addr, _)| addr.to_string()),
-        16 => masked(16).map(|(addr, _)| addr.to_string()),
-        8 => masked(4).and_then(|(addr, mask)| Some(format!("{addr} mask {}", notify::address(mask)?))),
-        17 => masked(16).map(|(addr, prefix)| format!("{addr}/{}", prefix.first().copied().unwrap_or(0))),
-        _ => None,
-    };
-    Node::new(name, value.unwrap_or_else(|| hex(&a.value)))
 }

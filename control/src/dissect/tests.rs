@@ -515,7 +515,7 @@ fn every_kind_of_payload_is_shown() {
         selector: 10.1.0.0/16
     CP: CFG_REPLY
         INTERNAL_IP4_ADDRESS: 10.0.0.1
-        INTERNAL_IP4_SUBNET: 10.0.0.0 mask 255.0.0.0
+        INTERNAL_IP4_SUBNET: 10.0.0.0/8
         APPLICATION_VERSION: x\\n
         INTERNAL_IP6_DNS
     EAP: 01000004

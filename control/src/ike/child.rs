@@ -1,6 +1,6 @@
 //! Child SAs: what was offered, what was agreed, and their life until the last late packet.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -150,8 +150,8 @@ impl ChildSa {
         }
     }
 
-    /// What our policy lets the peer's side of this SA be.
-    pub(super) fn permitted_remote(&self) -> Vec<TrafficSelector> {
+    /// What our policy lets the peer's side of this SA be. A peer to which we have assigned virtual addresses has no others.
+    pub(super) fn permitted_remote(&self, assigned: &[IpAddr]) -> Vec<TrafficSelector> {
         let any = |ts: &TrafficSelector| {
             let all = if ts.is_ipv4() {
                 [TrafficSelector::ANY_V4, TrafficSelector::ANY_V6]
@@ -165,7 +165,12 @@ impl ChildSa {
             .iter()
             .flat_map(|pattern| match pattern {
                 TsPattern::Fixed(ts) => vec![*ts],
-                TsPattern::Dynamic(ts) => any(ts).to_vec(),
+                TsPattern::Dynamic(ts) if assigned.is_empty() || self.mode == Mode::Transport => {
+                    any(ts).to_vec()
+                }
+                TsPattern::Dynamic(ts) => {
+                    assigned.iter().map(|a| TrafficSelector { start: *a, end: *a, ..*ts }).collect()
+                }
             })
             .collect()
     }

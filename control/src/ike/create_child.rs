@@ -12,7 +12,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
 use tracing::info;
 
-use super::child::{Agreed, ChildOffer, ChildState, PeerChildRekey, resolve};
+use super::child::{Agreed, ChildOffer, ChildState, PeerChildRekey};
 use super::crypt::Protected;
 use super::ctx::Ctx;
 use super::error::IkeError;
@@ -23,7 +23,7 @@ use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
 use super::select;
 use super::versions::Version;
-use crate::config::{Child, TsPattern};
+use crate::config::Child;
 
 /// Unknown SAs whose DELETE is remembered while an answer is awaited: more than one is unheard of.
 const MAX_DELETED: usize = 4;
@@ -73,7 +73,7 @@ impl IkeSa {
         let (ts_local, ts_remote) = match old {
             // A rekeyed SA must not lose selectors (RFC 7296 2.9.2).
             Some(old) => (old.ts_local.clone(), old.ts_remote.clone()),
-            None => (resolve(&config.local_ts, self.local), resolve(&config.remote_ts, self.remote)),
+            None => (self.own_selectors(&config, self.local), self.peer_selectors(&config, self.remote)),
         };
         let spi_in = ctx.spis.allocate(ctx.rng).ok_or(IkeError::NoSpi)?;
         Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys, deleted: Vec::new() })
@@ -89,7 +89,10 @@ impl IkeSa {
     ) -> Option<ChildSaId> {
         let name = offer.config.name.clone();
         let (spi, rekeys, ni) = (offer.spi_in, offer.rekeys, offer.ni.clone());
-        let result = agree(&offer, payloads).and_then(|(agreed, shared)| {
+        let result = agree(&offer, payloads).and_then(|(mut agreed, shared)| {
+            if rekeys.is_none() {
+                self.confine(&mut agreed)?;
+            }
             let keymat = self.keys()?.child(agreed.suite, shared.as_ref(), &ni, nr);
             Ok((agreed, keymat))
         });
@@ -131,6 +134,10 @@ impl IkeSa {
         fresh: bool,
     ) -> Result<(Vec<Payload>, ChildSaId), Box<Notify>> {
         let no = |kind| Box::new(Notify::new(kind, Vec::new()));
+        if let Some(kind) = self.lacks_address(payloads).filter(|_| replaces.is_none()) {
+            info!(target: "CFG", "{} no child without a virtual IP, sending {kind}", self.name());
+            return Err(no(kind));
+        }
         let theirs = rules::proposals(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
@@ -140,8 +147,8 @@ impl IkeSa {
                 .children
                 .iter()
                 .map(|c| {
-                    let local = resolve(&c.local_ts, self.local);
-                    let remote = resolve(&c.remote_ts, self.remote);
+                    let (local, remote) =
+                        (self.own_selectors(c, self.local), self.peer_selectors(c, self.remote));
                     format!("{}: {} === {}", c.name, show(&local), show(&remote))
                 })
                 .collect();
@@ -200,13 +207,14 @@ impl IkeSa {
         transport: bool,
         replaces: Option<ChildSaId>,
     ) -> Option<(Arc<Child>, Vec<TrafficSelector>, Vec<TrafficSelector>)> {
-        let both = |ts_local: Vec<TrafficSelector>, ts_remote: Vec<TrafficSelector>| {
+        let both = |mut ts_local: Vec<TrafficSelector>, mut ts_remote: Vec<TrafficSelector>| {
+            self.pair_selectors(&mut ts_local, &mut ts_remote);
             (!ts_local.is_empty() && !ts_remote.is_empty()).then_some((ts_local, ts_remote))
         };
         // The peer may have another pair of addresses in mind than we have, and asks over that one.
         let (here, there) = self.asked_over(ctx);
-        let local = |config: &Child| either(&config.local_ts, [self.local, here]);
-        let remote = |config: &Child| either(&config.remote_ts, [self.remote, there]);
+        let local = |config: &Child| either([self.local, here], |at| self.own_selectors(config, at));
+        let remote = |config: &Child| either([self.remote, there], |at| self.peer_selectors(config, at));
         let fit = |config: &Child| both(narrow(&local(config), tsr), narrow(&remote(config), tsi));
         if let Some(old) = replaces.and_then(|id| self.children.iter().find(|c| c.id == id)) {
             // What is in use stays so (RFC 7296 2.9.2), also what actions on addresses have made of it since.
@@ -277,6 +285,7 @@ impl IkeSa {
                 ..Notify::new(NotifyType::REKEY_SA, Vec::new())
             }));
         }
+        payloads.extend(self.ask_configuration(ctx));
         payloads.extend(request_payloads(&offer, true));
         let exchange = Exchange::CreateChild(Box::new(offer));
         self.send_request(ctx, ExchangeType::CREATE_CHILD_SA, exchange, &payloads).map(drop)
@@ -302,6 +311,10 @@ impl IkeSa {
         };
         let lowest = offer.ni.clone().min(nr.clone());
         let deleted = offer.deleted.clone();
+        if let Err(reason) = self.take_configuration(ctx, payloads) {
+            ctx.spis.release(offer.spi_in);
+            return self.tasks.push_front(Task::DeleteIke(reason));
+        }
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
         self.conclude_rekeying(ctx, rekeys, new, lowest);
         self.settle_twins(ctx, new);
@@ -436,17 +449,19 @@ impl IkeSa {
         };
         let nr = ctx.nonce();
         let Some(rekey) = notify(payloads, NotifyType::REKEY_SA) else {
-            return match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
-                Ok((answer, new)) => {
+            let mut answer = self.answer_configuration(ctx, payloads, false);
+            match self.answer_offer(ctx, payloads, &ni, &nr, None, true) {
+                Ok((child, new)) => {
                     self.settle_twins(ctx, new);
                     if self.mobility.version == Version::MobikeX {
                         // It begins with the pair of this request, which may be a new one.
                         self.want_checks(ctx.now);
                     }
-                    answer
+                    answer.extend(child);
                 }
-                Err(notify) => vec![Payload::Notify(*notify)],
-            };
+                Err(notify) => answer.push(Payload::Notify(*notify)),
+            }
+            return answer;
         };
         let Some(old) = self.child_by_peer_spi(&rekey.spi).map(|c| (c.id, c.state, c.redundant_to)) else {
             return vec![Payload::Notify(Notify {
@@ -480,9 +495,9 @@ impl IkeSa {
     }
 }
 
-/// Configured selectors at one of two addresses, which may be the same.
-fn either(patterns: &[TsPattern], own: [SocketAddr; 2]) -> Vec<TrafficSelector> {
-    let [mut all, more] = own.map(|own| resolve(patterns, own));
+/// Selectors at one of two addresses, which may be the same.
+fn either(own: [SocketAddr; 2], at: impl Fn(SocketAddr) -> Vec<TrafficSelector>) -> Vec<TrafficSelector> {
+    let [mut all, more] = own.map(at);
     all.extend(more.into_iter().filter(|ts| !all.contains(ts)).collect::<Vec<_>>());
     all
 }

@@ -13,10 +13,12 @@ use rand_core::Rng;
 
 use super::child::ChildSa;
 use super::endpoint::{Sas, Traps};
+use super::internal::Internal;
 use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
 use super::pace::Pace;
+use super::pools::Pools;
 use super::reassembly::FragmentMemory;
 use super::sa::{IkeSa, Task};
 use crate::config::{Config, Connection};
@@ -97,6 +99,10 @@ pub(super) struct Ctx<'a> {
     pub(super) fragment_memory: &'a FragmentMemory,
     /// This machine's addresses.
     pub(super) network: &'a Network,
+    /// Virtual addresses of peers.
+    pub(super) pools: &'a mut Pools,
+    /// Those of ours.
+    pub(super) internal: &'a mut Internal,
     /// All IKE SAs but the one that is at work.
     pub(super) others: &'a mut Sas,
     pub(super) effects: Vec<Effect>,

@@ -124,6 +124,7 @@ impl IkeSa {
             }
         }
         let mut answer = self.handle_mobility_request(ctx, payloads, addresses);
+        answer.extend(self.answer_later_configuration(ctx, payloads));
         ctx.count_refusals(&answer);
         if !answer_spis.is_empty() {
             answer.push(Payload::Delete(Delete { protocol: ProtocolId::ESP, spis: answer_spis }));

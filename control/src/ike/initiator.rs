@@ -321,6 +321,7 @@ impl IkeSa {
             return Err(IkeError::TsUnacceptable("the connection has no children".into()));
         };
         let offer = self.offer_child(ctx, Arc::new(config), None, handshake.ni.clone())?;
+        payloads.extend(self.ask_configuration(ctx));
         payloads.extend(request_payloads(&offer, false));
         payloads.extend(self.offer_mobility(ctx));
         self.local_id = Some(local_id.clone());
@@ -368,6 +369,13 @@ impl IkeSa {
             return Ok(());
         }
         self.come_up(ctx, peer, false);
+        if let Err(reason) = self.take_configuration(ctx, payloads) {
+            child.into_iter().for_each(|offer| ctx.spis.release(offer.spi_in));
+            self.wanted.clear();
+            self.tasks.clear();
+            self.add_task(ctx, Task::DeleteIke(reason));
+            return Ok(());
+        }
         if let Some(offer) = child {
             // Where there is an AUTH, this one is about the offer of MOBIKE alone.
             let refusal = NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;

@@ -567,7 +567,7 @@ impl IkeSa {
     /// the new address as it did the old one.
     fn transport_permits(&self, addr: IpAddr) -> bool {
         let mut transport = self.children.iter().filter(|c| c.mode == Mode::Transport);
-        transport.all(|c| c.permitted_remote().iter().any(|ts| ts.contains_addr(addr)))
+        transport.all(|c| c.permitted_remote(self.assigned()).iter().any(|ts| ts.contains_addr(addr)))
     }
 
     /// Addresses that were replaced are not needed any longer where there is one that is checked already.

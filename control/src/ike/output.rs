@@ -11,6 +11,7 @@ use mobikex_common::wire::echo::Echo;
 use serde::Serialize;
 
 pub use super::addresses::{Alternate, OuterView};
+use super::internal::Given;
 use super::path_table::PathView;
 use super::versions::Version;
 use crate::dissect::IkeKeys;
@@ -91,6 +92,17 @@ pub enum Output {
     DeactivateOutbound(ChildSaId),
     /// Remove an SA wholly.
     RemoveChild(ChildSaId),
+    /// This host has a virtual address.
+    InstallAddress(IpAddr),
+    /// It has it no more.
+    RemoveAddress(IpAddr),
+    /// DNS servers and domains behind all peers, in the place of those before.
+    SetResolvers {
+        /// The servers.
+        servers: Vec<IpAddr>,
+        /// Domains to search.
+        domains: Vec<String>,
+    },
     /// The keys of a new IKE SA, for those who want to read a capture. Only after [`super::Endpoint::save_keys`].
     SaveKeys(Box<IkeKeys>),
     /// Something that an operator may want to know.
@@ -222,6 +234,30 @@ pub enum Event {
         /// `home[1]`
         ike: String,
     },
+    /// The peer has a virtual address of our pools.
+    AddressAssigned {
+        /// `home[1]`
+        ike: String,
+        /// Its identity.
+        peer: String,
+        /// The address.
+        addr: IpAddr,
+    },
+    /// Nobody uses a virtual address of our pools any more; it is kept for the peer that had it.
+    AddressReleased {
+        /// Its identity.
+        peer: String,
+        /// The address.
+        addr: IpAddr,
+    },
+    /// We have virtual addresses.
+    AddressGiven {
+        /// `home[1]`
+        ike: String,
+        /// They, and what else the peer has named.
+        #[serde(flatten)]
+        given: Given,
+    },
     /// A Child SA could not be set up.
     ChildFailed {
         /// `home[1]`
@@ -266,9 +302,26 @@ impl fmt::Display for Event {
             Self::PathUp { ike, path } => write!(f, "IKE_SA {ike} path {path} is up"),
             Self::PathDown { ike, path } => write!(f, "IKE_SA {ike} path {path} is down"),
             Self::MobikeOff { ike } => write!(f, "IKE_SA {ike} MOBIKE-X is off"),
+            Self::AddressAssigned { peer, addr, .. } => {
+                write!(f, "assigning virtual IP {addr} to peer '{peer}'")
+            }
+            Self::AddressReleased { peer, addr } => write!(f, "lease {addr} by '{peer}' went offline"),
+            Self::AddressGiven { ike, given } => {
+                write!(f, "IKE_SA {ike} installing virtual IP {}", list(&given.addresses))?;
+                for (what, list) in [("DNS", list(&given.dns)), ("networks", given.subnets.join(" "))] {
+                    if !list.is_empty() {
+                        write!(f, ", {what} {list}")?;
+                    }
+                }
+                Ok(())
+            }
             Self::ChildFailed { child, reason, .. } => write!(f, "CHILD_SA {child} failed: {reason}"),
         }
     }
+}
+
+fn list(addresses: &[IpAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
 }
 
 /// One IKE SA as an operator sees it. Times are whole seconds.
@@ -302,6 +355,10 @@ pub struct IkeSaView {
     pub remote_id: Option<String>,
     /// The identity that EAP has proven; the one before it is only what the peer calls itself.
     pub remote_eap_id: Option<String>,
+    /// The peer's virtual addresses.
+    pub remote_vips: Vec<IpAddr>,
+    /// Our virtual addresses, and what else the peer has named with them.
+    pub given: Option<Given>,
     /// Algorithms.
     pub suite: Option<String>,
     /// Seconds since it was established.

@@ -322,7 +322,9 @@ impl IkeSa {
             self.mobility.checks.remove(&self.remote);
             self.want_checks(ctx.now);
         }
-        self.come_up(ctx, peer, notify(payloads, NotifyType::INITIAL_CONTACT).is_some());
+        let lost = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
+        self.come_up(ctx, peer, lost);
+        answer.extend(self.answer_configuration(ctx, payloads, lost));
         answer.extend(mobility);
         answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)

@@ -20,6 +20,7 @@ use tracing::{debug, info};
 use super::addresses::{Outer, Replaces};
 use super::auth::AuthenticatedPeer;
 use super::child::{ChildOffer, ChildSa};
+use super::configuration::Configuration;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
 use super::eap_initiator::EapSent;
@@ -238,6 +239,8 @@ pub(super) struct IkeSa {
     /// The peer is known to discard MOBIKE_SUPPORTED with data.
     pub(super) discards_data: bool,
     pub(super) mobility: Mobility,
+    /// Virtual addresses, if there are any.
+    pub(super) configuration: Option<Box<Configuration>>,
     /// From where to where the request went that is being answered.
     pub(super) answer_over: Option<(SocketAddr, SocketAddr, bool)>,
     pub(super) state: State,
@@ -303,6 +306,7 @@ impl IkeSa {
             peer_behind_nat: false,
             discards_data: false,
             mobility,
+            configuration: None,
             answer_over: None,
             state,
             suite: None,
@@ -750,6 +754,8 @@ impl IkeSa {
             local_id: self.local_id.as_ref().map(ToString::to_string),
             remote_id: self.peer().map(|p| p.ike_id().to_string()),
             remote_eap_id: self.peer().and_then(|p| p.eap_id()).map(ToString::to_string),
+            remote_vips: self.assigned().to_vec(),
+            given: self.given().cloned(),
             suite: self.suite.map(|s| s.to_string()),
             established: self.established_at.map(|at| now.saturating_duration_since(at).as_secs()),
             rekey_in: self.rekey_at.map(|at| at.saturating_duration_since(now).as_secs()),

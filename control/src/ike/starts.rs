@@ -57,7 +57,8 @@ impl IkeSa {
             return Err(NotifyType::UNACCEPTABLE_ADDRESSES);
         }
         let fits = |c: &ChildSa| {
-            c.mode != Mode::Transport || c.permitted_remote().iter().any(|ts| ts.contains_addr(addr))
+            c.mode != Mode::Transport
+                || c.permitted_remote(self.assigned()).iter().any(|ts| ts.contains_addr(addr))
         };
         let all = self.children.iter().filter(|c| c.halves.remote.has(addr)).all(fits);
         if all { Ok(()) } else { Err(NotifyType::DOES_NOT_FIT_SPD) }

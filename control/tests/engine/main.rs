@@ -9,6 +9,7 @@
 mod certificates;
 #[cfg(feature = "aws-lc")]
 mod chains;
+mod configuration;
 #[cfg(feature = "aws-lc")]
 mod eap;
 #[cfg(feature = "aws-lc")]

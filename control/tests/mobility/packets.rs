@@ -159,6 +159,9 @@ impl World {
                 let octets: Vec<(Path, u64)> = octets.map(|((_, path), (_, went))| (*path, *went)).collect();
                 host.endpoint.note_octets(self.now, children[0], &octets);
             }
+            Output::InstallAddress(addr) => assert!(host.vips.insert(addr), "{addr} is there already"),
+            Output::RemoveAddress(addr) => assert!(host.vips.remove(&addr), "{addr} is not there"),
+            Output::SetResolvers { servers, .. } => host.resolvers = servers,
             Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
         }
     }

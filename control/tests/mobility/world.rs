@@ -77,6 +77,10 @@ pub struct Host {
     pub reached: BTreeSet<SocketAddr>,
     /// Keys of IKE SAs that were saved.
     pub keys: Vec<IkeKeys>,
+    /// Its virtual addresses.
+    pub vips: BTreeSet<IpAddr>,
+    /// DNS servers that its peer has named.
+    pub resolvers: Vec<IpAddr>,
     config: Config,
     packets: Packets,
     /// Packets that the packet path would have sent, for the probes' pace.
@@ -192,6 +196,8 @@ impl Host {
             reached: BTreeSet::new(),
             config,
             keys: Vec::new(),
+            vips: BTreeSet::new(),
+            resolvers: Vec::new(),
             packets: Packets::default(),
             count: 0,
             sending: true,

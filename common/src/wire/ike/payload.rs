@@ -1,8 +1,8 @@
 //! The payload chain and its payloads (RFC 7296 3.2 to 3.16, RFC 7383 2.5).
 
 use super::{
-    AuthMethod, CertEncoding, ConfigAttributeType, ConfigType, IdType, Identification, NotifyType,
-    PayloadType, Proposal, ProtocolId, sa, ts,
+    AuthMethod, CertEncoding, ConfigPayload, IdType, Identification, NotifyType, PayloadType, Proposal,
+    ProtocolId, sa, ts,
 };
 use crate::ts::TrafficSelector;
 use crate::wire::WireError;
@@ -10,7 +10,6 @@ use crate::wire::reader::Reader;
 
 const MAX_PAYLOADS: usize = 64;
 const MAX_SPIS: usize = 4096;
-const MAX_CONFIG_ATTRIBUTES: usize = 256;
 const HEADER: usize = 4;
 const CRITICAL: u8 = 0x80;
 
@@ -53,38 +52,6 @@ pub struct Delete {
     pub protocol: ProtocolId,
     /// SPIs that the sender receives on, all of one length.
     pub spis: Vec<Vec<u8>>,
-}
-
-/// One attribute of a Configuration payload (RFC 7296 3.15.1).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ConfigAttribute {
-    /// Attribute Type.
-    pub kind: ConfigAttributeType,
-    /// Value, may be empty.
-    pub value: Vec<u8>,
-}
-
-/// Configuration payload (RFC 7296 3.15).
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ConfigPayload {
-    /// CFG Type.
-    pub kind: ConfigType,
-    /// Attributes.
-    pub attributes: Vec<ConfigAttribute>,
-}
-
-impl ConfigPayload {
-    fn summary(&self) -> String {
-        let kind = match self.kind {
-            ConfigType::CFG_REQUEST => "CPRQ".to_string(),
-            ConfigType::CFG_REPLY => "CPRP".to_string(),
-            ConfigType::CFG_SET => "CPS".to_string(),
-            ConfigType::CFG_ACK => "CPA".to_string(),
-            other => format!("CP{other}"),
-        };
-        let names: Vec<_> = self.attributes.iter().map(|a| a.kind.short_name()).collect();
-        if names.is_empty() { kind } else { format!("{kind}({})", names.join(" ")) }
-    }
 }
 
 /// A payload of a message.
@@ -209,7 +176,7 @@ impl Payload {
             PayloadType::SKF => {
                 Self::EncryptedFragment { next, number: r.u16()?, total: r.u16()?, body: r.rest().to_vec() }
             }
-            PayloadType::CP => Self::Cp(configuration(r)?),
+            PayloadType::CP => Self::Cp(ConfigPayload::parse(r)?),
             PayloadType::EAP => Self::Eap(body.to_vec()),
             kind => Self::Unknown { kind, critical, body: body.to_vec() },
         })
@@ -253,14 +220,7 @@ impl Payload {
                 out.extend_from_slice(&total.to_be_bytes());
                 out.extend_from_slice(body);
             }
-            Self::Cp(cp) => {
-                out.extend_from_slice(&[cp.kind.0, 0, 0, 0]);
-                for a in &cp.attributes {
-                    out.extend_from_slice(&a.kind.0.to_be_bytes());
-                    out.extend_from_slice(&(a.value.len() as u16).to_be_bytes());
-                    out.extend_from_slice(&a.value);
-                }
-            }
+            Self::Cp(cp) => cp.emit(&mut out),
             Self::Nonce(body)
             | Self::VendorId(body)
             | Self::Eap(body)
@@ -294,25 +254,6 @@ fn delete(mut r: Reader<'_>) -> Result<Delete, WireError> {
     }
     let spis = if spi_len == 0 { Vec::new() } else { body.chunks(spi_len).map(<[u8]>::to_vec).collect() };
     Ok(Delete { protocol, spis })
-}
-
-fn configuration(mut r: Reader<'_>) -> Result<ConfigPayload, WireError> {
-    let kind = ConfigType(r.u8()?);
-    r.take(3)?;
-    let mut attributes = Vec::new();
-    while !r.is_empty() {
-        // The top bit is reserved (RFC 7296 3.15.1).
-        let kind = ConfigAttributeType(r.u16()? & 0x7fff);
-        let length = usize::from(r.u16()?);
-        if attributes.len() == MAX_CONFIG_ATTRIBUTES {
-            return Err(WireError::TooMany {
-                what: "configuration attributes",
-                limit: MAX_CONFIG_ATTRIBUTES,
-            });
-        }
-        attributes.push(ConfigAttribute { kind, value: r.take(length)?.to_vec() });
-    }
-    Ok(ConfigPayload { kind, attributes })
 }
 
 /// Reads a chain of payloads. An Encrypted payload is always the last (RFC 7296 3.14): its own next-payload
@@ -366,7 +307,7 @@ pub fn emit_chain(payloads: &[Payload]) -> (PayloadType, Vec<u8>) {
 mod tests {
     use super::*;
     use crate::alg::TransformType;
-    use crate::wire::ike::Transform;
+    use crate::wire::ike::{ConfigAttribute, ConfigAttributeType, ConfigType, Transform};
     use proptest::prelude::*;
 
     fn round_trip(payloads: Vec<Payload>) {

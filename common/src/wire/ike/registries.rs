@@ -216,6 +216,7 @@ impl ConfigAttributeType {
             Self::INTERNAL_IP4_SUBNET => "SUBNET",
             Self::SUPPORTED_ATTRIBUTES => "SUP",
             Self::INTERNAL_IP6_SUBNET => "SUBNET6",
+            Self::INTERNAL_DNS_DOMAIN => "DOMAIN",
             other => return other.to_string(),
         };
         short.to_string()

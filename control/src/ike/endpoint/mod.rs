@@ -27,11 +27,13 @@ use crate::ike::child::ChildSa;
 use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
 use crate::ike::hints::Complaints;
+use crate::ike::internal::Internal;
 use crate::ike::mobike::NAT_RETRIES;
 use crate::ike::network::{LocalAddress, Network};
 use crate::ike::notices::Notices;
 use crate::ike::output::{IkeSaView, Output};
 use crate::ike::pace::Pace;
+use crate::ike::pools::{LeaseView, PoolView, Pools};
 use crate::ike::reassembly::FragmentMemory;
 use crate::ike::sa::{Gone, IkeSa, State, Task};
 use crate::ike::versions::{self, Version};
@@ -105,6 +107,8 @@ pub struct Endpoint {
     cookies: Cookies,
     sources: HashMap<IpAddr, IpAddr>,
     network: Network,
+    pools: Pools,
+    internal: Internal,
     attempts: HashMap<String, u32>,
     counters: IkeCounters,
     notices: Notices,
@@ -126,6 +130,7 @@ impl Endpoint {
         let slots = config.daemon.max_child_sas;
         let mut endpoint = Self {
             connections: shared(&config),
+            pools: Pools::new(&config.pools),
             config: Arc::new(config),
             rng,
             sas: Sas::default(),
@@ -136,6 +141,7 @@ impl Endpoint {
             cookies,
             sources: HashMap::new(),
             network: Network::default(),
+            internal: Internal::default(),
             attempts: HashMap::new(),
             counters: IkeCounters::default(),
             notices: Notices::new(now),
@@ -167,6 +173,8 @@ impl Endpoint {
         self.connections = shared(&config);
         self.config = Arc::new(config);
         let config = self.config.clone();
+        self.pools.set_config(&config.pools);
+        self.internal.retain(|name| config.connection(name).is_some());
         self.remove_traps(&config);
         self.install_traps();
         self.end_mobike_x(now);
@@ -307,6 +315,16 @@ impl Endpoint {
         self.sas.of_connection(connection).next().is_some()
     }
 
+    /// The pools of virtual addresses.
+    pub fn pools(&self) -> Vec<PoolView> {
+        self.pools.views()
+    }
+
+    /// Up to `count` leases of virtual addresses behind `after`, in the order of the addresses.
+    pub fn leases_after(&self, after: Option<IpAddr>, count: usize) -> Vec<LeaseView> {
+        self.pools.leases_after(after, count)
+    }
+
     /// How many IKE SAs and Child SAs there are, by their state.
     pub fn states(&self) -> [BTreeMap<&'static str, usize>; 2] {
         let mut counts = [const { BTreeMap::new() }; 2];
@@ -341,6 +359,7 @@ impl Endpoint {
             }
             Err(Gone) => {
                 self.sas.forget(id);
+                self.with_ctx(now, |ctx| sa.release_configuration(ctx));
                 self.apply(now, effects);
                 self.retry_failed(now, &sa);
                 None
@@ -366,6 +385,8 @@ impl Endpoint {
             refusals: &mut self.refusals,
             fragment_memory: &self.fragment_memory,
             network: &self.network,
+            pools: &mut self.pools,
+            internal: &mut self.internal,
             others: &mut self.sas,
             effects: Vec::new(),
         };

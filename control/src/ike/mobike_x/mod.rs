@@ -661,7 +661,7 @@ impl IkeSa {
                 encap: self.encap,
                 ts_local: child.ts_local.clone(),
                 ts_remote: child.ts_remote.clone(),
-                permitted: child.permitted_remote(),
+                permitted: child.permitted_remote(self.assigned()),
             };
             objects.push(Object::new(self.id, what, child.halves.clone()));
         }
