@@ -100,6 +100,12 @@ pub(super) struct ChildKeymat {
 }
 
 impl SkKeys {
+    /// Takes less room until the next message.
+    pub(super) fn rest(&mut self) {
+        self.initiator.rest();
+        self.responder.rest();
+    }
+
     /// `KEYMAT = prf+(SK_d, [g^ir] | Ni | Nr)` (RFC 7296 2.17).
     pub(super) fn child(
         &self,

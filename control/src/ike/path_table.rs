@@ -185,6 +185,11 @@ impl PathTable {
         Self { paths: Vec::new(), interval, identifiers: 0, busy: true, quiet: 0, packets: 0 }
     }
 
+    /// Takes no more room than it needs, as long as nothing happens.
+    pub(super) fn rest(&mut self) {
+        self.paths.shrink_to_fit();
+    }
+
     /// A pair that has just carried something both ways.
     pub(super) fn proven(&mut self, path: Path, now: Instant) {
         match self.paths.iter_mut().find(|p| p.path == path) {

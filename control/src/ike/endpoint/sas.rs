@@ -14,6 +14,7 @@ use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::Identification;
 
 use crate::config::Connection;
+use crate::ike::keys::SkKeys;
 use crate::ike::sa::IkeSa;
 
 /// A first request, told from others by who sent it and the SPI in it.
@@ -83,8 +84,11 @@ impl Sas {
         let id = sa.id;
         // Most SAs rest most of the time, and most have one child: room for more than there is adds up.
         sa.children.shrink_to_fit();
+        sa.wanted.shrink_to_fit();
+        sa.mobility.table.rest();
         sa.tasks.shrink_to_fit();
         sa.retries.shrink_to_fit();
+        sa.keys.iter_mut().for_each(SkKeys::rest);
         let entry = self.entries.entry(id).or_insert_with(|| Entry { sa: None, indexed: Indexed::default() });
         let was = &mut entry.indexed;
 
