@@ -4,12 +4,16 @@
 //! [`Peer`] and [`Server`] run the exchange: identity, choice of a method, its messages, and the end. A success counts only
 //! with the MSK of a method that has come to its own end; what is done with the MSK is the engine's business.
 
+mod judge;
 mod mschapv2;
 mod nt;
 mod packet;
 mod peer;
 mod server;
 #[cfg(feature = "aws-lc")]
+mod tls;
+#[cfg(not(feature = "aws-lc"))]
+#[path = "tls_absent.rs"]
 mod tls;
 #[cfg(feature = "aws-lc")]
 mod tls_auth;
@@ -22,12 +26,11 @@ use mobikex_common::wire::ike::{IdType, Identification};
 use rand_chacha::ChaCha20Rng;
 use serde::Serialize;
 
+pub use judge::{Judge, OwnIdentity, Seen, TlsSettings, Verdict};
 pub use nt::NtHash;
 pub use packet::{EapType, MAX_IDENTITY, MAX_PACKET, Packet};
 pub use peer::{Peer, Reaction};
 pub use server::{Asks, Server, Turn};
-#[cfg(feature = "aws-lc")]
-pub use tls_auth::{Judge, OwnIdentity, TlsSettings, Verdict};
 
 /// Requests that one authentication may take, whatever the method: enough for the largest flights of EAP-TLS.
 pub const MAX_ROUNDS: u32 = 50;
@@ -117,7 +120,6 @@ pub trait Means {
     ///
     /// # Errors
     /// When there is no certificate of ours, or no clock.
-    #[cfg(feature = "aws-lc")]
     fn tls(&self, user: Option<&Identification>) -> Result<TlsSettings, Failed>;
 }
 

@@ -3,9 +3,7 @@
 use rand_chacha::ChaCha20Rng;
 use tracing::info;
 
-#[cfg(feature = "aws-lc")]
-use super::tls;
-use super::{EapType, Failed, Kind, MAX_ROUNDS, Means, Method, Packet, Proven, failed, mschapv2, shown};
+use super::{EapType, Failed, Kind, MAX_ROUNDS, Means, Method, Packet, Proven, failed, mschapv2, shown, tls};
 
 /// What to do about a packet of the server.
 #[derive(Debug)]
@@ -96,10 +94,7 @@ impl Peer {
         info!(target: "IKE", "server requested {kind} authentication (id 0x{id:02X})");
         let mut method: Box<dyn Method + Send> = match wanted {
             Kind::Mschapv2 => Box::new(mschapv2::Client::new(means, &self.identity)?),
-            #[cfg(feature = "aws-lc")]
             Kind::Tls => Box::new(tls::Tls::client(means)?),
-            #[cfg(not(feature = "aws-lc"))]
-            Kind::Tls => return Err(failed("this build has no EAP-TLS")),
         };
         let answer = method.handle(means, rng, data)?;
         self.method = Some((wanted, method));

@@ -5,11 +5,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::Rng;
 use tracing::info;
 
-#[cfg(feature = "aws-lc")]
-use super::tls;
 use super::{
     EapType, Failed, Kind, MAX_IDENTITY, MAX_ROUNDS, Means, Method, Packet, Proven, failed, identification,
-    mschapv2, shown,
+    mschapv2, shown, tls,
 };
 
 /// How the peer's name becomes known.
@@ -94,14 +92,11 @@ impl Server {
                 let (host, first) = mschapv2::Host::start(rng, self.user.as_deref(), self.stranger);
                 (Box::new(host), first)
             }
-            #[cfg(feature = "aws-lc")]
             Kind::Tls => {
                 let user = self.user.as_deref().map(identification);
                 let (host, first) = tls::Tls::server(means, user.as_ref())?;
                 (Box::new(host), first)
             }
-            #[cfg(not(feature = "aws-lc"))]
-            Kind::Tls => return Err(failed("this build has no EAP-TLS")),
         };
         info!(target: "IKE", "initiating {} method (id 0x{:02X})", kind.eap_type(), self.id);
         self.method = Some(Running { kind, method, begun: false });

@@ -1,6 +1,5 @@
 //! EAP in IKE_AUTH (RFC 7296 2.16): what a connection gives it to work with, and AUTH from the key that it makes.
 
-#[cfg(feature = "aws-lc")]
 use std::sync::Arc;
 
 use mobikex_common::alg::Prf;
@@ -10,12 +9,8 @@ use tracing::info;
 use super::auth::{AuthenticatedPeer, SignedOctets, sign_psk, verify_psk};
 use super::error::IkeError;
 use crate::config::{Config, Connection, find_eap_secret};
-use crate::credentials::UnixSeconds;
-#[cfg(feature = "aws-lc")]
-use crate::credentials::{Certificate, Credentials};
-use crate::eap::{Failed, Means, NtHash, Proven};
-#[cfg(feature = "aws-lc")]
-use crate::eap::{Judge, OwnIdentity, TlsSettings, Verdict, identification};
+use crate::credentials::{Certificate, Credentials, UnixSeconds};
+use crate::eap::{Failed, Judge, Means, NtHash, OwnIdentity, Proven, TlsSettings, Verdict, identification};
 
 impl From<Failed> for IkeError {
     fn from(reason: Failed) -> Self {
@@ -39,7 +34,6 @@ impl Means for Resources<'_> {
         find_eap_secret(&self.config.eap_secrets, user, ours).map(|secret| secret.hash.clone())
     }
 
-    #[cfg(feature = "aws-lc")]
     fn tls(&self, user: Option<&Identification>) -> Result<TlsSettings, Failed> {
         let (credentials, round) = (&self.config.credentials, &self.conn.remote);
         let now = self
@@ -61,7 +55,6 @@ impl Means for Resources<'_> {
     }
 }
 
-#[cfg(feature = "aws-lc")]
 impl Resources<'_> {
     fn own_identity(&self, credentials: &Credentials, now: UnixSeconds) -> Result<OwnIdentity, Failed> {
         let round = &self.conn.local;

@@ -107,6 +107,38 @@ fn a_file_of_swanctl_with_certificates_loads() {
     folder.load("cert-one { file = a.pem }", "cacerts = root.der", "").unwrap();
 }
 
+/// A gateway for passwords and certificates, and both kinds of roadwarriors.
+#[test]
+fn eap_with_the_certificates_of_files_loads() {
+    use mobikex::eap::Kind;
+    let (folder, _, key) = folder("eap");
+    folder.put("private/a.pem", key.serialize_pem());
+    let carol = "eap-carol { id = carol@example.org  secret = Ar3etTnp }";
+    let load = |local: &str, remote: &str, secrets: &str| {
+        let config =
+            folder.load(local, remote, secrets).unwrap_or_else(|e| panic!("{local} {remote}: {e:?}"));
+        config.connections[0].clone()
+    };
+    let gateway = "auth = pubkey\ncerts = a.pem\nid = a.example";
+    let conn = load(gateway, "auth = eap-mschapv2\neap_id = %any", carol);
+    assert_eq!(conn.remote.eap(), Some(&[Kind::Mschapv2][..]));
+    let conn = load(gateway, "auth = eap-dynamic\neap_id = %any", carol);
+    assert_eq!(conn.remote.eap(), Some(&[Kind::Tls, Kind::Mschapv2][..]));
+    let conn = load("auth = eap\neap_id = carol@example.org", "auth = pubkey\nid = moon.example", carol);
+    assert_eq!(conn.local.eap(), Some(&[Kind::Mschapv2][..]), "there is no certificate of carol");
+    let tls = "auth = eap-tls\ncerts = a.pem\nid = a.example";
+    load(tls, "auth = pubkey\nid = moon.example", "");
+    load(tls, "auth = eap-tls\nid = *.example\ncacerts = root.pem", "");
+    assert!(
+        one(folder.load("auth = eap-tls\nid = b.example", "auth = pubkey", ""))
+            .contains("without a certificate of ours")
+    );
+    assert!(
+        one(folder.load(gateway, "auth = eap-mschapv2\ncacerts = root.pem", carol))
+            .contains("found 'cacerts' beside 'auth = eap-mschapv2'")
+    );
+}
+
 #[test]
 fn keys_in_every_form() {
     let (folder, ca, _) = folder("forms");
