@@ -326,9 +326,12 @@ impl IkeSa {
         if !self.needs_vips() || self.given().is_some() {
             return None;
         }
+        // What another connection has by now is not to be had twice.
+        let of_others = |id: u32| ctx.others.get(id).is_some_and(|sa| sa.conn.name != self.conn.name);
         let mut attributes = Vec::new();
         for vip in &self.conn.vips {
             let last = ctx.internal.last(&self.conn.name, vip.is_ipv4());
+            let last = last.filter(|addr| !ctx.internal.holders(*addr).any(of_others));
             let wish = if vip.is_unspecified() { last } else { Some(*vip) };
             attributes.push(match wish {
                 None => ConfigAttribute::empty(address_type(vip.is_ipv4())),

@@ -76,6 +76,11 @@ impl Internal {
         self.last.get(connection)?.iter().copied().find(|addr| addr.is_ipv4() == ipv4)
     }
 
+    /// The IKE SAs that hold an address of ours.
+    pub(super) fn holders(&self, addr: IpAddr) -> impl Iterator<Item = u32> + '_ {
+        self.holders.get(&addr).into_iter().flatten().copied()
+    }
+
     /// Forgets connections that are no longer configured.
     pub(super) fn retain(&mut self, configured: impl Fn(&str) -> bool) {
         self.last.retain(|name, _| configured(name));
