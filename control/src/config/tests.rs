@@ -625,3 +625,34 @@ proptest! {
         }
     }
 }
+
+/// The shape of strongSwan's roadwarrior scenarios, with virtual addresses, on both sides.
+#[test]
+fn roadwarriors_of_swanctl_load_as_they_are() {
+    let gateway = "connections {\n rw {\n local_addrs = 192.168.0.1\n pools = rw_pool, rw_pool6\n local {\n auth = psk\n id = 192.168.0.1\n }\n\
+         remote {\n auth = psk\n }\n children {\n net {\n local_ts = 10.1.0.0/16, fec1::/16\n esp_proposals = aes128gcm128-x25519\n }\n }\n\
+         version = 2\n proposals = aes128-sha256-x25519\n }\n}\n\
+         secrets {\n ike {\n secret = x\n }\n}\n\
+         pools {\n rw_pool {\n addrs = 10.3.0.0/28\n dns = 192.168.0.150, fec1::10\n netmask = 255.255.255.0\n\
+         split_include = 10.1.0.0/16\n }\n rw_pool6 {\n addrs = fec3::/120\n }\n}\n";
+    let config = parse_str("t.conf", gateway).unwrap();
+    assert_eq!(config.connections[0].pools, ["rw_pool", "rw_pool6"]);
+    let pool = &config.pools[0];
+    assert_eq!((pool.addrs.to_string(), pool.addrs.size()), ("10.3.0.1-10.3.0.14".to_string(), 14));
+    assert_eq!((pool.dns.len(), pool.netmask), (2, Some([255, 255, 255, 0].into())));
+    assert_eq!(pool.subnets, [("10.1.0.0".parse().unwrap(), 16)]);
+    let said = config.describe();
+    assert!(said.contains("pool rw_pool6: fec3::1-fec3::fe, 254 addresses"), "{said}");
+    let client = with("remote_addrs = 192.168.0.1\nvips = 0.0.0.0, ::", "remote_ts = 10.1.0.0/16, fec1::/16");
+    let config = parse_str("t.conf", &client).unwrap();
+    assert_eq!(config.connections[0].vips.len(), 2);
+    assert!(config.connections[0].children[0].local_ts[0].to_string() == "dynamic");
+    // One address must not come from two pools, and an address has to be one that a host can have.
+    let error = |pools: &str| errors(&format!("pools {{ {pools} }}")).join("\n");
+    assert!(
+        error("a { addrs = 10.0.0.0/24\n }\n b { addrs = 10.0.0.9\n }")
+            .contains("'b' shares addresses with pool 'a'")
+    );
+    assert!(error("a { dns = 10.0.0.1\n }").contains("pool 'a' has no 'addrs'"));
+    assert!(error("a { addrs = 224.0.0.1-224.0.0.9\n }").contains("no host can have"));
+}

@@ -217,7 +217,8 @@ impl IkeSa {
         } else if asks_for_an_address(payloads) {
             Some(NotifyType::INTERNAL_ADDRESS_FAILURE)
         } else {
-            let needed = !self.conn.pools.is_empty();
+            // Whom we have called ourselves needs nothing of our pools.
+            let needed = !self.conn.pools.is_empty() && !self.initiator.is_us();
             needed.then_some(NotifyType::FAILED_CP_REQUIRED)
         }
     }

@@ -290,7 +290,7 @@ mod tests {
         #[test]
         fn whatever_arrives_is_read_without_harm_and_comes_back(octets in prop::collection::vec(any::<u8>(), 0..600)) {
             if let Ok(payload) = ConfigPayload::parse(Reader::new(&octets, "CP")) {
-                let _ = payload.values().map(|(_, value)| value.to_string()).count();
+                prop_assert!(payload.values().all(|(_, value)| value.to_string().is_ascii()));
                 let mut out = Vec::new();
                 payload.emit(&mut out);
                 prop_assert_eq!(&ConfigPayload::parse(Reader::new(&out, "CP")).unwrap(), &payload);
