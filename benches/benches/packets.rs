@@ -2,7 +2,8 @@
 //! SA or a policy among many, checksums, and cutting and merging super-packets.
 //!
 //! `cargo bench --bench packets`; after criterion's own figures come the ratios and whether the goals are reached, with
-//! `MOBIKEX_JSON=FILE` also as JSON.
+//! `MOBIKEX_JSON=FILE` also as JSON. The two sides of a ratio are measured in turn, a few microseconds each, so that what
+//! else the machine does falls on both alike.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -41,31 +42,42 @@ fn text_len(len: usize) -> usize {
     (len + 2).next_multiple_of(4)
 }
 
-/// The least that a packet can cost: nothing but the AEAD, over the same octets.
-fn bare(c: &mut Criterion, len: usize) {
-    let key = key();
-    let mut text = vec![7; text_len(len)];
-    let mut number = 0u64;
-    c.bench_function(&format!("seal {len}: bare AEAD"), |b| {
-        b.iter(|| {
-            number += 1;
-            let aad = Aad::from(number.to_be_bytes());
-            black_box(key.seal_in_place_separate_tag(nonce(number), aad, &mut text).expect("it is sealed"))
-        });
-    });
+/// The least that packets can cost: nothing but the AEAD, over the same octets at the same places as in [`Receiver`].
+struct Bare {
+    key: LessSafeKey,
+    data: Vec<u8>,
+    len: usize,
+    number: u64,
 }
 
-fn seal(c: &mut Criterion, len: usize) {
-    bare(c, len);
-    let tables = Tables::new(1);
-    tables.install(&sa(0), true).expect("an SA");
-    let (bytes, mut out, mut ivs) = (packet(0, 0, len), vec![0; len + 64], IvSource::from_seed([7; 32]));
-    let parsed = Packet::parse(&bytes).expect("a packet");
-    let guard = pin();
-    let Lookup::Sa(sa, _) = tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
-    c.bench_function(&format!("seal {len}: ESP"), |b| {
-        b.iter(|| black_box(esp::seal(sa, &parsed, &mut out, &mut ivs).expect("it is sealed")));
-    });
+impl Bare {
+    fn new(len: usize) -> Self {
+        Self { key: key(), data: vec![7; CHUNK * Receiver::slot(len)], len, number: 0 }
+    }
+
+    /// Does something with the number, the text and the ICV of each packet.
+    fn each(&mut self, count: usize, run: impl Fn(&LessSafeKey, u64, &mut [u8], &mut [u8])) {
+        for (n, slot) in (1..).zip(self.data.chunks_mut(Receiver::slot(self.len)).take(count)) {
+            let (text, icv) = slot[HEADROOM + HEAD..].split_at_mut(text_len(self.len));
+            run(&self.key, self.number + n, text, icv);
+        }
+    }
+
+    fn seal(&mut self, count: usize) {
+        self.each(count, |key, number, text, icv| {
+            let sealed = key.seal_in_place_separate_tag(nonce(number), Aad::from(number.to_be_bytes()), text);
+            icv.copy_from_slice(sealed.expect("it is sealed").as_ref());
+        });
+    }
+
+    /// Opens what was sealed last.
+    fn open(&mut self, count: usize) {
+        self.each(count, |key, number, text, icv| {
+            let aad = Aad::from(number.to_be_bytes());
+            black_box(key.open_in_place_separate_tag(nonce(number), aad, icv, text).expect("it is opened"));
+        });
+        self.number += CHUNK as u64;
+    }
 }
 
 /// Packets of SAs 0 to `count`, sealed by the SAs themselves, and what opens them.
@@ -109,15 +121,28 @@ impl Receiver {
         }
     }
 
-    /// Opens them, as a worker does: by SPI, under one guard.
-    fn open(&mut self, count: usize, outer: &OuterInfo) {
+    /// Seals the same packet so many times.
+    fn seal(&mut self, count: usize) {
+        let bytes = packet(0, 0, self.len);
+        let parsed = Packet::parse(&bytes).expect("a packet");
+        let guard = pin();
+        let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
+            black_box(esp::seal(sa, &parsed, &mut slot[HEADROOM..], &mut self.ivs).expect("it is sealed"));
+        }
+    }
+
+    /// Opens what was sealed last, as a worker does: by SPI, under one guard.
+    fn open(&mut self, count: usize) {
+        let path = sa(0).addresses.paths[0].path;
+        let outer = OuterInfo { path, tos: 0, encap: true };
         let guard = pin();
         for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
             let spi = slot[HEADROOM..].first_chunk().expect("an SPI");
             let sa = self.tables.lookup_inbound(Spi(u32::from_be_bytes(*spi)), &guard).expect("an SA");
             let window = self.replay.window(sa).expect("a window");
             let end = slot.len();
-            let opened = esp::open(sa, window, slot, HEADROOM..end, outer, &guard).expect("it is opened");
+            let opened = esp::open(sa, window, slot, HEADROOM..end, &outer, &guard).expect("it is opened");
             assert!(matches!(opened.content, Content::Packet(_)));
             black_box(opened);
         }
@@ -125,9 +150,13 @@ impl Receiver {
 
     /// Times the opening alone.
     fn run(&mut self, b: &mut Bencher<'_>) {
-        let path = sa(0).addresses.paths[0].path;
-        let outer = OuterInfo { path, tos: 0, encap: true };
-        chunks(b, self, Self::prepare, |this, count| this.open(count, &outer));
+        chunks(b, self, Self::prepare, Self::open);
+    }
+
+    /// Seals a chunk, and times the opening of it.
+    fn timed_open(&mut self) -> f64 {
+        self.prepare(CHUNK);
+        timed(|| self.open(CHUNK))
     }
 }
 
@@ -152,36 +181,16 @@ fn chunks<T>(
     });
 }
 
-fn open(c: &mut Criterion, len: usize) {
-    let key = key();
-    let slot = text_len(len) + ICV;
-    let mut data = vec![0; CHUNK * slot];
-    c.bench_function(&format!("open {len}: bare AEAD"), |b| {
-        let prepare = |data: &mut Vec<u8>, _| {
-            for (n, packet) in (0u64..).zip(data.chunks_mut(slot)) {
-                let (text, tag) = packet.split_at_mut(slot - ICV);
-                let sealed = key.seal_in_place_separate_tag(nonce(n), Aad::from(n.to_be_bytes()), text);
-                tag.copy_from_slice(sealed.expect("it is sealed").as_ref());
-            }
-        };
-        chunks(b, &mut data, prepare, |data, count| {
-            for (n, packet) in (0u64..).zip(data.chunks_mut(slot)).take(count) {
-                let (text, tag) = packet.split_at_mut(slot - ICV);
-                let opened = key.open_in_place_separate_tag(nonce(n), Aad::from(n.to_be_bytes()), tag, text);
-                black_box(opened.expect("it is opened"));
-            }
-        });
-    });
-    c.bench_function(&format!("open {len}: ESP"), |b| Receiver::new(1, 64, len).run(b));
+fn single(c: &mut Criterion, len: usize) {
+    let (mut bare, mut ours) = (Bare::new(len), Receiver::new(1, 64, len));
+    let nothing = |_: &mut Bare, _| ();
+    c.bench_function(&format!("seal {len}: bare AEAD"), |b| chunks(b, &mut bare, nothing, Bare::seal));
+    c.bench_function(&format!("seal {len}: ESP"), |b| chunks(b, &mut ours, |_, _| (), Receiver::seal));
+    c.bench_function(&format!("open {len}: bare AEAD"), |b| chunks(b, &mut bare, Bare::seal, Bare::open));
+    c.bench_function(&format!("open {len}: ESP"), |b| ours.run(b));
 }
 
 const WINDOWS: [u32; 2] = [64, 65_536];
-
-fn windows(c: &mut Criterion) {
-    for window in WINDOWS {
-        c.bench_function(&format!("open 64: window {window}"), |b| Receiver::new(1, window, 64).run(b));
-    }
-}
 
 const COUNTS: [u32; 3] = [1, 1000, 100_000];
 
@@ -234,30 +243,96 @@ fn offloads(c: &mut Criterion) {
     });
 }
 
-/// What criterion found: nanoseconds of the median, from its own record.
-fn median(name: &str) -> Option<f64> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "../target".into());
-    let folder = name.replace(':', "_");
-    let file = std::path::Path::new(&target).join("criterion").join(folder).join("new/estimates.json");
-    let text = std::fs::read_to_string(file).ok()?;
-    let json: serde_json::Value = serde_json::from_str(&text).ok()?;
-    json["median"]["point_estimate"].as_f64()
+/// Nanoseconds a packet, when this is done with a chunk of them.
+fn timed(run: impl FnOnce()) -> f64 {
+    let begin = Instant::now();
+    run();
+    begin.elapsed().as_secs_f64() * 1e9 / CHUNK as f64
 }
 
-/// Each of these may take so many times as long as the other.
-fn goals() -> Vec<(String, String, f64)> {
-    let mut goals = Vec::new();
-    for (len, most) in SIZES.into_iter().zip([1.4, 1.15]) {
-        for what in ["seal", "open"] {
-            goals.push((format!("{what} {len}: ESP"), format!("{what} {len}: bare AEAD"), most));
+/// Two things that are measured in turn, and how many times as long the first may take.
+struct Contest {
+    what: String,
+    against: String,
+    most: f64,
+    ours: Vec<f64>,
+    theirs: Vec<f64>,
+}
+
+impl Contest {
+    /// Each gives the time of one chunk when called.
+    fn run(
+        names: [String; 2],
+        most: f64,
+        mut ours: impl FnMut() -> f64,
+        mut theirs: impl FnMut() -> f64,
+    ) -> Self {
+        let [what, against] = names;
+        let mut this = Self { what, against, most, ours: Vec::new(), theirs: Vec::new() };
+        let begin = Instant::now();
+        while begin.elapsed() < CONTEST {
+            this.ours.push(ours());
+            this.theirs.push(theirs());
         }
+        this
     }
-    let window = |n: u32| format!("open 64: window {n}");
-    goals.push((window(WINDOWS[1]), window(WINDOWS[0]), 1.05));
-    for what in ["one of 100000 SAs", "100000 SAs in turn"] {
-        goals.push((format!("open 1400: {what}"), "open 1400: 1 SAs in turn".into(), 1.2));
+
+    /// Prints the verdict and returns it as JSON.
+    fn verdict(mut self) -> serde_json::Value {
+        let (ours, theirs) = (median(&mut self.ours), median(&mut self.theirs));
+        let Self { what, against, most, .. } = self;
+        let ratio = ours / theirs;
+        let verdict = if ratio <= most { "ok" } else { "MISSED" };
+        println!(
+            "{what:<32} {ours:8.1} ns  {ratio:5.2}x {against:<26} {theirs:8.1} ns  goal <= {most}x  {verdict}"
+        );
+        serde_json::json!({
+            "what": what, "ns": ours, "against": against, "against_ns": theirs, "ratio": ratio, "goal": most,
+            "reached": ratio <= most,
+        })
     }
-    goals
+}
+
+/// How long a contest takes.
+const CONTEST: Duration = Duration::from_secs(3);
+
+fn median(times: &mut [f64]) -> f64 {
+    let middle = times.len() / 2;
+    *times.select_nth_unstable_by(middle, f64::total_cmp).1
+}
+
+/// Everything that has a goal.
+fn contests() -> Vec<serde_json::Value> {
+    let mut verdicts = Vec::new();
+    for (len, most) in SIZES.into_iter().zip([1.4, 1.15]) {
+        let (mut bare, mut ours) = (Bare::new(len), Receiver::new(1, 64, len));
+        let names = |what| [format!("{what} {len}: ESP"), format!("{what} {len}: bare AEAD")];
+        let seal =
+            Contest::run(names("seal"), most, || timed(|| ours.seal(CHUNK)), || timed(|| bare.seal(CHUNK)));
+        verdicts.push(seal.verdict());
+        let open = Contest::run(
+            names("open"),
+            most,
+            || ours.timed_open(),
+            || {
+                bare.seal(CHUNK);
+                timed(|| bare.open(CHUNK))
+            },
+        );
+        verdicts.push(open.verdict());
+    }
+    let [mut small, mut large] = WINDOWS.map(|window| Receiver::new(1, window, 64));
+    // Until the ring is as long as it will be.
+    (0..2 * WINDOWS[1] as usize / CHUNK).for_each(|_| _ = large.timed_open());
+    let names = [WINDOWS[1], WINDOWS[0]].map(|window| format!("open 64: window {window}"));
+    verdicts.push(Contest::run(names, 1.05, || large.timed_open(), || small.timed_open()).verdict());
+    let (mut one, mut many) = (Receiver::new(1, 64, 1400), Receiver::new(COUNTS[2], 64, 1400));
+    for (what, busy) in [("one of 100000 SAs", 1), ("100000 SAs in turn", COUNTS[2])] {
+        many.count = busy;
+        let names = [format!("open 1400: {what}"), "open 1400: one SA".into()];
+        verdicts.push(Contest::run(names, 1.2, || many.timed_open(), || one.timed_open()).verdict());
+    }
+    verdicts
 }
 
 fn main() {
@@ -265,29 +340,13 @@ fn main() {
         c.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(50)
     };
     let mut c = quick(Criterion::default()).configure_from_args();
-    for len in SIZES {
-        seal(&mut c, len);
-        open(&mut c, len);
-    }
-    windows(&mut c);
+    SIZES.into_iter().for_each(|len| single(&mut c, len));
     many(&mut c);
     offloads(&mut c);
     c.final_summary();
-    let mut lines = Vec::new();
-    for (what, against, most) in goals() {
-        let (Some(ours), Some(theirs)) = (median(&what), median(&against)) else { continue };
-        let ratio = ours / theirs;
-        let verdict = if ratio <= most { "ok" } else { "MISSED" };
-        println!(
-            "{what:<32} {ours:8.1} ns  {ratio:5.2}x {against:<26} {theirs:8.1} ns  goal <= {most}x  {verdict}"
-        );
-        lines.push(serde_json::json!({
-            "what": what, "ns": ours, "against": against, "against_ns": theirs, "ratio": ratio, "goal": most,
-            "reached": ratio <= most,
-        }));
-    }
+    let verdicts = contests();
     if let Some(file) = std::env::var_os("MOBIKEX_JSON") {
-        let text = serde_json::Value::from(lines).to_string() + "\n";
+        let text = serde_json::Value::from(verdicts).to_string() + "\n";
         std::fs::write(file, text).expect("a file to write to");
     }
 }

@@ -15,8 +15,8 @@ pub(super) const BUCKETS: usize = 256;
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) set: AddressSet,
-    /// By the scheduler: the path of each class of flows, or that of each packet in turn. None where there is no choice,
-    /// as for most SAs: then it is the first of `ranked`.
+    /// By the scheduler: the path of each class of flows, or that of each packet in turn. A single one where there is no
+    /// choice, as for most SAs, and none when no path may send.
     buckets: Box<[u16]>,
     /// Paths that may send, greatest weight first, and of equal ones the first.
     pub(super) ranked: Box<[u16]>,
@@ -35,11 +35,12 @@ impl Plan {
         let sending = (0..=u16::MAX).zip(&set.paths).filter(|(_, path)| path.weight > 0);
         let mut ranked: Box<[u16]> = sending.map(|(index, _)| index).collect();
         ranked.sort_by_key(|index| Reverse(set.paths[usize::from(*index)].weight));
-        let buckets: Box<[u16]> = match set.scheduler {
-            _ if ranked.len() < 2 => Box::default(),
-            Scheduler::Flow => rendezvous(&set, &ranked),
-            Scheduler::Packet => turns(&set, &ranked),
-            Scheduler::Backup | Scheduler::Redundant => Box::default(),
+        let buckets: Box<[u16]> = match (set.scheduler, ranked.first()) {
+            (_, None) => Box::default(),
+            (_, Some(only)) if ranked.len() == 1 => Box::new([*only]),
+            (Scheduler::Flow, _) => rendezvous(&set, &ranked),
+            (Scheduler::Packet, _) => turns(&set, &ranked),
+            (Scheduler::Backup | Scheduler::Redundant, Some(first)) => Box::new([*first]),
         };
         // Also when only one of several may send now: what flows carry is known when another comes back.
         let assigns = set.scheduler == Scheduler::Flow && (2..=BUCKETS).contains(&set.paths.len());
@@ -59,9 +60,8 @@ impl Plan {
             Scheduler::Packet => turn as usize,
             _ => (flow_hash >> 56) as usize,
         };
-        // There are 256 of them or none.
-        let index = self.buckets.get(bucket % BUCKETS).or_else(|| self.ranked.first());
-        index.map(|index| usize::from(*index))
+        // There are 256, one or none of them.
+        self.buckets.get(bucket & self.buckets.len().wrapping_sub(1)).map(|index| usize::from(*index))
     }
 
     /// The rank of the path with this place in the set.
