@@ -245,3 +245,114 @@ impl Method for Host {
         self.outcome.as_ref()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand_core::SeedableRng;
+
+    /// One user.
+    struct Carol;
+
+    impl Means for Carol {
+        fn password(&self, user: &[u8], _: bool) -> Option<NtHash> {
+            (user == b"carol").then(|| NtHash::of("Ar3etTnp"))
+        }
+
+        fn tls(&self, _: Option<&Identification>) -> Result<crate::eap::TlsSettings, Failed> {
+            Err(failed("there are no certificates"))
+        }
+    }
+
+    fn rng() -> ChaCha20Rng {
+        ChaCha20Rng::from_seed([5; 32])
+    }
+
+    /// A peer that guesses: its response to the challenge in a message of the server.
+    fn guess(question: &[u8], name: &[u8], password: &str) -> Vec<u8> {
+        let challenge: [u8; 16] = if question[0] == CHALLENGE {
+            question[5..21].try_into().unwrap()
+        } else {
+            let text = String::from_utf8(question[4..].to_vec()).unwrap();
+            let digits = text.split("C=").nth(1).unwrap();
+            std::array::from_fn(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
+        };
+        let attempt = Attempt { server: &challenge, peer: &[7; 16], user: without_domain(name) };
+        let response = attempt.response(&NtHash::of(password));
+        let id = question[1].wrapping_add(u8::from(question[0] == FAILURE));
+        message(RESPONSE, id, &[&[49], &[7; 16], &[0; 8], &response, &[0], name])
+    }
+
+    fn says(question: &[u8], what: &str) -> bool {
+        String::from_utf8_lossy(question).contains(what)
+    }
+
+    #[test]
+    fn a_password_may_be_typed_again_but_not_for_ever() {
+        let (mut host, first) = Host::start(&mut rng(), None, false);
+        let mut next = |question: &[u8], password: &str| {
+            host.handle(&Carol, &mut rng(), &guess(question, b"carol", password))
+        };
+        let again = next(&first, "a").unwrap().unwrap();
+        assert!(says(&again, "E=691 R=1"));
+        let last = next(&again, "b").unwrap().unwrap();
+        assert!(says(&last, "E=691 R=1"));
+        let end = next(&last, "c").unwrap().unwrap();
+        assert!(says(&end, "E=691 R=0"));
+        assert!(next(&end, "Ar3etTnp").is_err(), "a fourth attempt");
+
+        let (mut host, first) = Host::start(&mut rng(), None, false);
+        let again = host.handle(&Carol, &mut rng(), &guess(&first, b"carol", "a")).unwrap().unwrap();
+        let right = guess(&again, b"HOME\\carol", "Ar3etTnp");
+        let content = host.handle(&Carol, &mut rng(), &right).unwrap().unwrap();
+        assert!(content[0] == SUCCESS && says(&content, "S=") && host.outcome().is_none());
+        assert_eq!(host.handle(&Carol, &mut rng(), &[SUCCESS]), Ok(None));
+        let Some(Ok(proven)) = host.outcome() else { panic!("carol is proven") };
+        assert_eq!(proven.name, Some(identification(b"HOME\\carol")));
+        assert_eq!(proven.msk.len(), 64);
+    }
+
+    #[test]
+    fn a_success_that_is_not_acknowledged_proves_nobody() {
+        let (mut host, first) = Host::start(&mut rng(), None, false);
+        let content = host.handle(&Carol, &mut rng(), &guess(&first, b"carol", "Ar3etTnp")).unwrap();
+        assert!(content.is_some());
+        assert!(host.handle(&Carol, &mut rng(), &[FAILURE]).is_err());
+        assert!(host.outcome().is_none());
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_password_is_refused() {
+        let challenge = message(CHALLENGE, 1, &[&[16], &[3; 16], b"x"]);
+        for said in [&b"S=0000000000000000000000000000000000000000 M=Hello"[..], b"S=", b""] {
+            let mut client = Client::new(&Carol, b"carol").unwrap();
+            client.handle(&Carol, &mut rng(), &challenge).unwrap();
+            assert!(client.handle(&Carol, &mut rng(), &message(SUCCESS, 1, &[said])).is_err());
+            assert!(client.outcome().is_none());
+        }
+        let mut client = Client::new(&Carol, b"carol").unwrap();
+        assert!(
+            client.handle(&Carol, &mut rng(), &message(SUCCESS, 1, &[b"S="])).is_err(),
+            "before a challenge"
+        );
+        client.handle(&Carol, &mut rng(), &challenge).unwrap();
+        assert!(client.handle(&Carol, &mut rng(), &challenge).is_err(), "a second challenge");
+        assert!(Client::new(&Carol, b"dave").is_err());
+    }
+
+    #[test]
+    fn every_length_is_checked() {
+        let (_, first) = Host::start(&mut rng(), None, false);
+        let good = guess(&first, b"carol", "Ar3etTnp");
+        for length in 0..good.len() {
+            let (mut host, _) = Host::start(&mut rng(), None, false);
+            assert!(host.handle(&Carol, &mut rng(), &good[..length]).is_err(), "{length} octets");
+            // With a length that fits, and no name or less.
+            let mut short = good[..length.max(4)].to_vec();
+            short[2..4].copy_from_slice(&(length.max(4) as u16).to_be_bytes());
+            let (mut host, _) = Host::start(&mut rng(), None, false);
+            let _ = host.handle(&Carol, &mut rng(), &short);
+            assert!(!matches!(host.waits, Some(Ok(_))) && host.outcome().is_none(), "{length} octets");
+        }
+    }
+}

@@ -97,6 +97,15 @@ impl IkeSa {
             Err(ignored) => return Ok(Err(ignored)),
         };
         self.last_heard = ctx.now;
+        if let (State::EapServing(_), ExchangeType::INFORMATIONAL, Ok(payloads)) =
+            (&self.state, header.exchange, &payloads)
+            && notify(payloads, NotifyType::AUTHENTICATION_FAILED).is_some()
+        {
+            // All that this can end is the attempt of who says it (RFC 7296 2.21.2).
+            self.answer_over = Some(addresses);
+            let _ = self.send_response(ctx, header.exchange, &[]);
+            return Err(self.close(ctx, "the initiator has given up", false));
+        }
         if !permitted(&self.state, header.exchange, false) {
             return Ok(Err(Ignored::WrongState));
         }

@@ -267,6 +267,23 @@ fn a_server_can_neither_go_on_for_ever_nor_change_the_method() {
 }
 
 #[test]
+fn an_initiator_that_gives_up_is_forgotten_at_once() {
+    let failed = [Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()))];
+    let mut pair = delivered(6);
+    replace(&mut pair, 1, ExchangeType::INFORMATIONAL, &failed);
+    let next = pair.take(1, |_| true).unwrap();
+    pair.deliver(1, next);
+    assert!(pair.ends[1].ike_sas(pair.now).is_empty());
+    assert!(pair.take_answer(0).is_some());
+    // Before that there is nothing to give up.
+    let mut pair = delivered(2);
+    replace(&mut pair, 1, ExchangeType::INFORMATIONAL, &failed);
+    let next = pair.take(1, |_| true).unwrap();
+    pair.deliver(1, next);
+    assert_eq!(pair.ends[1].ike_sas(pair.now).len(), 1);
+}
+
+#[test]
 fn an_initiator_that_stays_silent_is_forgotten() {
     let mut pair = delivered(6);
     pair.take(1, |_| true).unwrap();
