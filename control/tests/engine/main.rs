@@ -12,6 +12,7 @@ mod chains;
 #[cfg(feature = "aws-lc")]
 mod files;
 mod fragmentation;
+mod life;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;

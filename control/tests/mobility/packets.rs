@@ -159,7 +159,15 @@ impl World {
                 let octets: Vec<(Path, u64)> = octets.map(|((_, path), (_, went))| (*path, *went)).collect();
                 host.endpoint.note_octets(self.now, children[0], &octets);
             }
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::CountPackets(child) => {
+                host.count += u64::from(host.sending);
+                host.endpoint.note_packets(self.now, child, host.count);
+            }
+            Output::InstallTrap { policy, .. } => drop(host.traps.insert(policy)),
+            Output::RemovePolicy(policy) => {
+                host.traps.remove(&policy);
+                host.children.values_mut().for_each(|(p, outbound)| *outbound &= p.policy != policy);
+            }
         }
     }
 

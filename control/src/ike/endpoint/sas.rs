@@ -178,7 +178,7 @@ impl Sas {
     }
 
     /// One SA.
-    pub(super) fn get(&self, id: u32) -> Option<&IkeSa> {
+    pub(in crate::ike) fn get(&self, id: u32) -> Option<&IkeSa> {
         self.entries.get(&id)?.sa.as_deref()
     }
 
@@ -234,7 +234,10 @@ impl Sas {
     }
 
     /// Those of a connection, oldest first.
-    pub(super) fn of_connection<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
+    pub(in crate::ike) fn of_connection<'a>(
+        &'a self,
+        name: &str,
+    ) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
         self.group(self.by_connection.0.get(name))
     }
 
