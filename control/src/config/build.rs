@@ -16,8 +16,8 @@ use super::eap;
 use super::error::{Issues, Pos};
 use super::fields::{Fields, choice};
 use super::model::{
-    AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method, PskSecret,
-    SendCert, StartAction, Unique,
+    AuthRound, Child, Childless, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method,
+    PskSecret, SendCert, StartAction, Unique,
 };
 use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 use super::pools;
@@ -247,15 +247,37 @@ fn connection(
     f.set("dpd_delay", &mut c.dpd_delay, issues, values::time);
     f.set("keyingtries", &mut c.keyingtries, issues, between(0, u32::MAX));
     f.set("rekey_time", &mut c.rekey_time, issues, values::time);
-    c.over_time = c.rekey_time / 10;
+    f.set("reauth_time", &mut c.reauth_time, issues, values::time);
+    if !c.reauth_time.is_zero() && f.raw("rekey_time").is_none() {
+        // swanctl.conf: who wants a new proof at times gets new keys with it.
+        c.rekey_time = Duration::ZERO;
+    }
+    let longest = c.rekey_time.max(c.reauth_time);
+    c.over_time = longest / 10;
     f.set("over_time", &mut c.over_time, issues, values::time);
-    c.rand_time = c.over_time.min(c.rekey_time);
+    c.rand_time = c.over_time.min(longest);
     f.set("rand_time", &mut c.rand_time, issues, values::time);
-    if c.rand_time > c.rekey_time {
-        issues.push(f.place("rand_time"), longer("rand_time", c.rand_time, "rekey_time", c.rekey_time));
+    if c.rand_time > longest {
+        let than = if longest == c.rekey_time { "rekey_time" } else { "reauth_time" };
+        issues.push(f.place("rand_time"), longer("rand_time", c.rand_time, than, longest));
     }
     f.set("unique", &mut c.unique, issues, |text| {
-        choice(&[("no", Unique::No), ("replace", Unique::Replace)], &["never", "keep"], text)
+        let known = [
+            ("no", Unique::No),
+            ("never", Unique::Never),
+            ("keep", Unique::Keep),
+            ("replace", Unique::Replace),
+        ];
+        choice(&known, &[], text)
+    });
+    f.set("childless", &mut c.childless, issues, |text| {
+        let known = [
+            ("allow", Childless::Allow),
+            ("never", Childless::Never),
+            ("prefer", Childless::Prefer),
+            ("force", Childless::Force),
+        ];
+        choice(&known, &[], text)
     });
     f.set("send_cert", &mut c.send_cert, issues, |text| {
         let known =
@@ -452,17 +474,24 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
     c.scheduler = f.get("scheduler", issues, |text| choice(SCHEDULERS, &[], text));
     times(&mut c, f, issues);
     volumes(&mut c, f, issues);
-    f.set("start_action", &mut c.start_action, issues, |text| choice(ACTIONS, &["trap|start"], text));
+    f.set("start_action", &mut c.start_action, issues, |text| match text {
+        "trap|start" | "start|trap" => Ok(StartAction::TrapStart),
+        _ => choice(ACTIONS, &[], text).map_err(|expected| format!("{expected}, or trap|start")),
+    });
     f.set("close_action", &mut c.close_action, issues, |text| choice(ACTIONS, &[], text));
     f.set("dpd_action", &mut c.dpd_action, issues, |text| {
         let known = [
             ("clear", DpdAction::Clear),
             ("restart", DpdAction::Restart),
+            ("trap", DpdAction::Trap),
             ("none", DpdAction::Clear),
             ("start", DpdAction::Restart),
+            ("hold", DpdAction::Trap),
+            ("route", DpdAction::Trap),
         ];
-        choice(&known, &["trap", "hold", "route"], text)
+        choice(&known, &[], text)
     });
+    f.set("inactivity", &mut c.inactivity, issues, values::time);
     f.set("copy_df", &mut c.copy_df, issues, values::boolean);
     f.set("copy_dscp", &mut c.copy_dscp, issues, |text| {
         let known =

@@ -8,7 +8,9 @@ use std::time::Duration;
 use mobikex_common::sa::{Mode, VolumeLimits};
 
 use super::eap::EapId;
-use super::model::{AuthRound, Child, Config, Connection, DpdAction, Method, StartAction, Unique};
+use super::model::{
+    AuthRound, Child, Childless, Config, Connection, DpdAction, Fragmentation, Method, StartAction, Unique,
+};
 use super::multipath::{MobikeX, ReturnRoutability};
 use super::pools::Pool;
 use crate::credentials::{Certificate, date};
@@ -109,7 +111,22 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
         1 => "tries once".to_string(),
         n => format!("tries {n} times"),
     };
-    writeln!(out, "  IKE SA {rekey}; {tries}")?;
+    let reauth = match c.reauth_time {
+        Duration::ZERO => String::new(),
+        time => format!(", set up anew after {}", dur(time)),
+    };
+    writeln!(out, "  IKE SA {rekey}{reauth}; {tries}")?;
+    match c.fragmentation {
+        Fragmentation::Yes => {}
+        Fragmentation::Accept => writeln!(out, "  no message of ours goes out in fragments")?,
+        Fragmentation::No => writeln!(out, "  no IKE fragmentation")?,
+    }
+    match c.childless {
+        Childless::Allow => {}
+        Childless::Never => writeln!(out, "  no IKE SA without a first Child SA")?,
+        Childless::Prefer => writeln!(out, "  the first Child SA comes after IKE_AUTH, if the peer agrees")?,
+        Childless::Force => writeln!(out, "  the first Child SA comes after IKE_AUTH")?,
+    }
     if !c.dpd_delay.is_zero() {
         writeln!(out, "  a silent peer is probed after {}", dur(c.dpd_delay))?;
     }
@@ -120,6 +137,8 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     };
     let unique = match c.unique {
         Unique::No => "",
+        Unique::Never => "; INITIAL_CONTACT is neither said nor heard",
+        Unique::Keep => "; a second IKE SA of the same identities from elsewhere is refused",
         Unique::Replace => "; a new IKE SA replaces an old one of the same identities",
     };
     writeln!(out, "  ESP {encap}{unique}")?;
@@ -243,17 +262,23 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         StartAction::None => "set up on request",
         StartAction::Trap => "set up by the first packet",
         StartAction::Start => "set up at start",
+        StartAction::TrapStart => "set up at start, and by a packet when it is down",
     };
     let close = match c.close_action {
         StartAction::None => "",
         StartAction::Trap => "; when the peer closes it, the next packet sets it up",
-        StartAction::Start => "; set up again when the peer closes it",
+        StartAction::Start | StartAction::TrapStart => "; set up again when the peer closes it",
     };
     let dpd = match c.dpd_action {
         DpdAction::Clear => "",
+        DpdAction::Trap => "; when the peer is dead, the next packet sets it up",
         DpdAction::Restart => "; set up again when the peer is dead",
     };
-    writeln!(out, "    {start}{close}{dpd}")
+    let idle = match c.inactivity {
+        Duration::ZERO => String::new(),
+        time => format!("; closed after {} without traffic", dur(time)),
+    };
+    writeln!(out, "    {start}{close}{dpd}{idle}")
 }
 
 fn volumes(l: &VolumeLimits) -> String {

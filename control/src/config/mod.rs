@@ -25,8 +25,8 @@ use std::path::Path;
 pub use eap::{EapId, EapSecret, find_eap_secret};
 pub use error::ConfigError;
 pub use model::{
-    AddrPattern, AuthRound, Child, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method,
-    PskSecret, SendCert, StartAction, TsPattern, Unique,
+    AddrPattern, AuthRound, Child, Childless, Config, Connection, DaemonSettings, DpdAction, Fragmentation,
+    Method, PskSecret, SendCert, StartAction, TsPattern, Unique,
 };
 
 pub use multipath::{DEFAULT_PREFERENCE, InterfacePolicy, MobikeX, Paths, ReturnRoutability};

@@ -165,11 +165,30 @@ pub enum Fragmentation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unique {
+    /// They stay, and nobody says or hears INITIAL_CONTACT.
+    Never,
     /// They stay, unless the peer sends INITIAL_CONTACT.
     #[default]
     No,
+    /// They stay, and a new one from elsewhere is refused.
+    Keep,
     /// The newest replaces them.
     Replace,
+}
+
+/// IKE SAs without a first Child SA (RFC 6023).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Childless {
+    /// None are made nor taken.
+    Never,
+    /// They are taken.
+    #[default]
+    Allow,
+    /// They are taken, and made if the peer takes them.
+    Prefer,
+    /// No others are made nor taken.
+    Force,
 }
 
 /// What to do at start and when a peer closes a Child SA.
@@ -183,6 +202,21 @@ pub enum StartAction {
     Trap,
     /// Set it up.
     Start,
+    /// Set it up, and wait for traffic whenever it is down.
+    #[serde(rename = "trap|start")]
+    TrapStart,
+}
+
+impl StartAction {
+    /// Whether it is to be set up.
+    pub fn starts(self) -> bool {
+        matches!(self, Self::Start | Self::TrapStart)
+    }
+
+    /// Whether traffic sets it up.
+    pub fn traps(self) -> bool {
+        matches!(self, Self::Trap | Self::TrapStart)
+    }
 }
 
 /// What to do with a Child SA when the peer is dead.
@@ -192,8 +226,20 @@ pub enum DpdAction {
     /// Forget it.
     #[default]
     Clear,
+    /// Wait for traffic.
+    Trap,
     /// Set it up again.
     Restart,
+}
+
+impl From<DpdAction> for StartAction {
+    fn from(action: DpdAction) -> Self {
+        match action {
+            DpdAction::Clear => Self::None,
+            DpdAction::Trap => Self::Trap,
+            DpdAction::Restart => Self::Start,
+        }
+    }
 }
 
 /// How a side proves itself.
@@ -318,7 +364,12 @@ pub struct Connection {
     /// Rekey the IKE SA after this long; zero = never.
     #[serde(rename = "rekey_time_seconds", serialize_with = "seconds")]
     pub rekey_time: Duration,
-    /// Close it this long after a rekeying that failed.
+    /// Set up an IKE SA anew, with another proof of both, after this long; zero = never.
+    #[serde(rename = "reauth_time_seconds", serialize_with = "seconds")]
+    pub reauth_time: Duration,
+    /// IKE SAs without a first Child SA.
+    pub childless: Childless,
+    /// Close it this long after a rekeying, or another proof, that failed.
     #[serde(rename = "over_time_seconds", serialize_with = "seconds")]
     pub over_time: Duration,
     /// Rekey up to this much earlier, at random.
@@ -363,6 +414,8 @@ impl Connection {
             dpd_delay: Duration::ZERO,
             keyingtries: 1,
             rekey_time,
+            reauth_time: Duration::ZERO,
+            childless: Childless::default(),
             over_time: rekey_time / 10,
             rand_time: rekey_time / 10,
             unique: Unique::default(),
@@ -451,6 +504,9 @@ pub struct Child {
     pub rand_time: Duration,
     /// Volume limits.
     pub limits: VolumeLimits,
+    /// Close it when nothing has gone over it for this long; zero = never.
+    #[serde(rename = "inactivity_seconds", serialize_with = "seconds")]
+    pub inactivity: Duration,
     /// At start.
     pub start_action: StartAction,
     /// When the peer closes it.
@@ -480,6 +536,7 @@ impl Child {
             life_time: rekey_time + rekey_time / 10,
             rand_time: rekey_time / 10,
             limits: VolumeLimits::default(),
+            inactivity: Duration::ZERO,
             start_action: StartAction::default(),
             close_action: StartAction::default(),
             dpd_action: DpdAction::default(),

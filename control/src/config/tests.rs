@@ -297,9 +297,24 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:2:11: 'version = 1' is not available in this version; expected 'version = 2'",
         ),
         (
-            "unique = keep",
+            "unique = perhaps",
             "",
-            "t.conf:2:10: found 'keep' for 'unique'; expected one of no, replace; this one is not available in this version",
+            "t.conf:2:10: found 'perhaps' for 'unique'; expected one of no, never, keep, replace",
+        ),
+        (
+            "childless = yes",
+            "",
+            "t.conf:2:13: found 'yes' for 'childless'; expected one of allow, never, prefer, force",
+        ),
+        (
+            "reauth_time = 5h\nrand_time = 6h",
+            "",
+            "t.conf:3:13: 'rand_time' of 21600 s is longer than 'reauth_time' of 18000 s",
+        ),
+        (
+            "",
+            "start_action = restrat",
+            "t.conf:6:16: found 'restrat' for 'start_action'; expected one of none, trap, start, clear, hold, route, restart, or trap|start",
         ),
         ("rand_time = 5h", "", "t.conf:2:13: 'rand_time' of 18000 s is longer than 'rekey_time' of 14400 s"),
         (

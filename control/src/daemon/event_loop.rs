@@ -466,6 +466,10 @@ impl Daemon {
                         self.endpoint.note_octets(now, *child, &octets);
                     }
                 }
+                Output::CountPackets(child) => {
+                    let stats = self.dataplane.tables().stats(child).unwrap_or_default();
+                    self.endpoint.note_packets(now, child, stats.packets_in + stats.packets_out);
+                }
                 other => self.change_tables(now, other),
             }
         }
@@ -522,7 +526,11 @@ impl Daemon {
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
-            Output::Transmit { .. } | Output::Echo { .. } | Output::CountPaths(_) | Output::Event(_) => {}
+            Output::Transmit { .. }
+            | Output::Echo { .. }
+            | Output::CountPaths(_)
+            | Output::CountPackets(_)
+            | Output::Event(_) => {}
         }
     }
 

@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::addresses::{Halves, Outer, OuterView};
 use super::ctx::{Ctx, Effect};
+use super::inactivity::Idle;
 use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
 use super::roles::ExchangeInitiator;
@@ -23,7 +24,7 @@ use super::sets::Check;
 use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
-const LINGER: Duration = Duration::from_secs(5);
+pub(super) const LINGER: Duration = Duration::from_secs(5);
 /// Of two equal Child SAs that were made within this time, one by each side, one is too many.
 const TWINS: Duration = Duration::from_secs(10);
 
@@ -102,7 +103,9 @@ pub(super) struct ChildSa {
     /// Lost against this SA of the peer's in a simultaneous rekeying. It goes on sending until the peer is known
     /// to have the other one, that is until the peer deletes the SA that both have replaced.
     pub(super) redundant_to: Option<ChildSaId>,
-    trap: bool,
+    pub(super) idle: Idle,
+    /// The end of the SA is not that of its policy: it is a trap, or has gone already.
+    policy_stays: bool,
     installed_at: Instant,
     rekey_at: Option<Instant>,
     expire_at: Option<Instant>,
@@ -117,7 +120,9 @@ impl ChildSa {
     pub(super) fn next_timeout(&self) -> Option<Instant> {
         match self.state {
             ChildState::Lingering(until) => Some(until),
-            ChildState::Installed => [self.rekey_at, self.expire_at].into_iter().flatten().min(),
+            ChildState::Installed => {
+                [self.rekey_at, self.expire_at, self.idle.due()].into_iter().flatten().min()
+            }
             _ => self.expire_at,
         }
     }
@@ -128,9 +133,13 @@ impl ChildSa {
             && (&self.ts_local, &self.ts_remote) == (&agreed.ts_local, &agreed.ts_remote)
     }
 
-    /// Whether losing the peer should bring this SA back.
-    pub(super) fn wants_restart(&self) -> bool {
-        self.is_live() && self.config.dpd_action == crate::config::DpdAction::Restart
+    /// Nothing goes out on it any more, since another policy has its traffic.
+    pub(super) fn hand_over(&mut self, ctx: &mut Ctx<'_>) {
+        self.outbound = false;
+        if !self.policy_stays {
+            ctx.out.push_back(Output::RemovePolicy(self.policy));
+        }
+        self.policy_stays = true;
     }
 
     /// Not yet replaced or deleted.
@@ -143,7 +152,7 @@ impl ChildSa {
         ctx.out.push_back(Output::RemoveChild(self.id));
         ctx.spis.release(self.spi_in);
         if self.is_live() || self.state == ChildState::Deleting {
-            if !self.trap {
+            if !self.policy_stays {
                 ctx.out.push_back(Output::RemovePolicy(self.policy));
             }
             ctx.event(Event::ChildDown { child: self.name(), reason: reason.to_string() });
@@ -295,7 +304,8 @@ impl IkeSa {
             fresh: old.is_none().then_some(started_by),
             peer_rekey: None,
             redundant_to: None,
-            trap: trap.is_some(),
+            idle: Idle::new(ctx.now, config.inactivity),
+            policy_stays: trap.is_some(),
             installed_at: ctx.now,
             rekey_at: ctx.soon_before(config.rekey_time, config.rand_time),
             expire_at: (!config.life_time.is_zero()).then(|| ctx.now + config.life_time),
@@ -411,7 +421,7 @@ impl IkeSa {
         child.state = ChildState::Lingering(ctx.now + LINGER);
         ctx.out.push_back(Output::DeactivateOutbound(id));
         if successor.is_none() {
-            let (name, policy, trap) = (child.name(), child.policy, child.trap);
+            let (name, policy, trap) = (child.name(), child.policy, child.policy_stays);
             if !trap {
                 ctx.out.push_back(Output::RemovePolicy(policy));
             }
@@ -461,13 +471,38 @@ impl IkeSa {
         }
     }
 
-    /// What to do when a peer closed a Child SA for good (close_action).
-    pub(super) fn closed_by_peer(&mut self, ctx: &mut Ctx<'_>, config: &Child) {
-        if config.close_action == StartAction::Start {
-            ctx.effects.push(Effect::Restart {
-                connection: self.conn.name.clone(),
-                child: Some(config.name.clone()),
-            });
+    /// Arranges what is to become of Child SAs that are about to go without our wish (close_action, dpd_action).
+    pub(super) fn return_later(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        meant: impl Fn(&ChildSa) -> bool,
+        action: impl Fn(&Child) -> StartAction,
+    ) {
+        let (connection, peer) = (&self.conn.name, self.peer().map(|peer| peer.id().clone()));
+        for child in self.children.iter_mut().filter(|c| c.is_live() && meant(c)) {
+            let (connection, name) = (connection.clone(), child.config.name.clone());
+            // Another IKE SA with the peer may have it already, as after a new proof.
+            let has_it = |sa: &IkeSa| {
+                sa.conn.name == connection && sa.children.iter().any(|c| c.is_live() && c.config.name == name)
+            };
+            if peer.as_ref().is_some_and(|peer| ctx.others.of_peer(peer).any(has_it)) {
+                continue;
+            }
+            let action = action(&child.config);
+            if action.starts() {
+                ctx.effects.push(Effect::Restart { connection, child: Some(name) });
+            } else if action.traps() && !child.policy_stays {
+                // Before the SA goes, so that no packet passes it by in the clear.
+                child.policy_stays = true;
+                let policy = child.policy;
+                ctx.out.push_back(Output::InstallTrap {
+                    policy,
+                    ts_local: child.ts_local.clone(),
+                    ts_remote: child.ts_remote.clone(),
+                    mode: child.mode,
+                });
+                ctx.effects.push(Effect::Trap { connection, child: name, policy });
+            }
         }
     }
 }

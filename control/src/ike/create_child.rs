@@ -89,6 +89,7 @@ impl IkeSa {
     ) -> Option<ChildSaId> {
         let name = offer.config.name.clone();
         let (spi, rekeys, ni) = (offer.spi_in, offer.rekeys, offer.ni.clone());
+        let offered = offered(&offer);
         let result = agree(&offer, payloads).and_then(|(mut agreed, shared)| {
             if rekeys.is_none() {
                 self.confine(&mut agreed)?;
@@ -102,7 +103,11 @@ impl IkeSa {
             }
             Err(error) => {
                 ctx.spis.release(spi);
-                ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason: error.to_string() });
+                let reason = match &error {
+                    IkeError::Notified(kind) => format!("the peer answered {kind}{offered}"),
+                    other => other.to_string(),
+                };
+                ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason });
                 None
             }
         }
@@ -174,7 +179,9 @@ impl IkeSa {
                 answer.push(Payload::Ke { method, data: own.public().to_vec() });
                 Some(shared)
             }
-            (Some(ke), _) => {
+            (Some(ke), sent) => {
+                let sent = sent.map_or("none".to_string(), |(method, _)| method.to_string());
+                info!(target: "IKE", "{} KE method {sent} unacceptable, requesting {ke}", self.name());
                 let wanted = ke.transform().to_be_bytes().to_vec();
                 return Err(Box::new(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted)));
             }
@@ -302,7 +309,7 @@ impl IkeSa {
         let (rekeys, config) = (offer.rekeys, offer.config.clone());
         if let Some(error) = error_notify(payloads) {
             ctx.spis.release(offer.spi_in);
-            return self.child_refused(ctx, rekeys, config, error);
+            return self.child_refused(ctx, rekeys, config, error, &offered(&offer));
         }
         let Some(nr) = rules::nonce(payloads).cloned() else {
             ctx.spis.release(offer.spi_in);
@@ -375,6 +382,7 @@ impl IkeSa {
         rekeys: Option<ChildSaId>,
         config: Arc<Child>,
         error: &Notify,
+        offered: &str,
     ) {
         let old = rekeys.and_then(|id| self.child(id).map(|c| (c.id, c.peer_rekey.is_some())));
         if rekeys.is_some() && old.is_none() {
@@ -408,16 +416,22 @@ impl IkeSa {
                             info!(target: "IKE", "{} {error}", self.name());
                         }
                     }
-                    None => self.child_failed(ctx, &config, old.map(|o| o.0), error),
+                    None => self.child_failed(ctx, &config, old.map(|o| o.0), error, offered),
                 }
             }
-            _ => self.child_failed(ctx, &config, old.map(|o| o.0), error),
+            _ => self.child_failed(ctx, &config, old.map(|o| o.0), error, offered),
         }
     }
 
-    fn child_failed(&mut self, ctx: &mut Ctx<'_>, config: &Child, old: Option<ChildSaId>, error: &Notify) {
-        let ours: Vec<_> = config.esp_proposals.iter().map(ToString::to_string).collect();
-        let reason = format!("the peer answered {}; we offered {}", error.kind, ours.join(", "));
+    fn child_failed(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        config: &Child,
+        old: Option<ChildSaId>,
+        error: &Notify,
+        offered: &str,
+    ) {
+        let reason = format!("the peer answered {}{offered}", error.kind);
         ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
         if let Some(id) = old {
             // Still good until its lifetime ends; try again before that.
@@ -495,6 +509,14 @@ impl IkeSa {
     }
 }
 
+/// Everything in an offer that can be refused, for people.
+fn offered(offer: &ChildOffer) -> String {
+    let ours: Vec<_> = offer.config.esp_proposals.iter().map(ToString::to_string).collect();
+    let mode = if offer.config.mode == Mode::Transport { "transport" } else { "tunnel" };
+    let (local, remote) = (show(&offer.ts_local), show(&offer.ts_remote));
+    format!("; we offered {} for {local} === {remote} in {mode} mode", ours.join(", "))
+}
+
 /// Selectors at one of two addresses, which may be the same.
 fn either(own: [SocketAddr; 2], at: impl Fn(SocketAddr) -> Vec<TrafficSelector>) -> Vec<TrafficSelector> {
     let [mut all, more] = own.map(at);
@@ -519,8 +541,10 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
     let theirs = rules::proposals(payloads).ok_or_else(|| rule("the answer has no SA payload"))?;
     let [proposal] = theirs else { return Err(rule("the answer must hold one proposal")) };
     let fresh = offer.ke.is_some();
-    let (suite, _) = select::choose_esp(&offer.config.esp_proposals, theirs, fresh, None)
-        .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
+    let (suite, _) =
+        select::choose_esp(&offer.config.esp_proposals, theirs, fresh, None).ok_or_else(|| {
+            IkeError::NoProposal(format!("the peer selected {}{}", select::describe(theirs), offered(offer)))
+        })?;
     let spi_out = spi_of(&proposal.spi).ok_or_else(|| rule("the peer's SPI is not usable"))?;
     let (tsi, tsr) = selectors(payloads).ok_or_else(|| rule("the answer has no traffic selectors"))?;
     let ts_local = narrow(&offer.ts_local, tsi);

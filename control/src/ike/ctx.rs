@@ -71,6 +71,12 @@ pub(super) enum Effect {
     RunTasks(u32),
     /// Set a connection up anew with a peer that refuses the offer of MOBIKE, and what it holds with it.
     StartWithoutMobike { conn: Arc<Connection>, wanted: Vec<String> },
+    /// Set up an IKE SA that takes the place of this one.
+    Reauthenticate(u32),
+    /// An IKE SA was replaced by one with a new proof.
+    Reauthenticated { connection: String, attempt: u32, by: String },
+    /// A policy has become a trap for a child, unless there is one.
+    Trap { connection: String, child: String, policy: PolicyId },
     /// Set a connection up again after its SA was lost.
     Restart { connection: String, child: Option<String> },
 }

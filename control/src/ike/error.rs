@@ -1,8 +1,10 @@
 //! Why a message could not be processed, and who is at fault.
 
+use std::net::IpAddr;
+
 use mobikex_common::crypto::CryptoError;
 use mobikex_common::wire::WireError;
-use mobikex_common::wire::ike::NotifyType;
+use mobikex_common::wire::ike::{Identification, NotifyType};
 
 /// A message or a request of ours failed.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +47,12 @@ pub enum IkeError {
     /// A peer that allows no NAT names other addresses than those of its message (RFC 4555 3.9).
     #[error("a NAT is in the way of a peer that allows none")]
     UnexpectedNat,
+    /// One side wants an IKE SA with a first Child SA, the other one without (RFC 6023).
+    #[error("an IKE SA without a Child SA: {0}")]
+    Childless(&'static str),
+    /// Another IKE SA of this peer stays.
+    #[error("'unique = keep': {0} has an IKE SA already, from {1}")]
+    NotUnique(Identification, IpAddr),
     /// Too many SAs.
     #[error("no free SPI: the limit max_child_sas is reached")]
     NoSpi,

@@ -65,8 +65,8 @@ pub(super) struct Fragments {
     agreed: bool,
     /// Larger IP datagrams than this many octets seem not to arrive.
     largest: Option<usize>,
-    requests: Option<Reassembly>,
-    responses: Option<Reassembly>,
+    requests: Option<Box<Reassembly>>,
+    responses: Option<Box<Reassembly>>,
 }
 
 impl Fragments {
@@ -75,13 +75,18 @@ impl Fragments {
         Self { agreed: self.agreed, largest: self.largest, ..Self::default() }
     }
 
-    fn held(&mut self, response: bool) -> &mut Option<Reassembly> {
+    /// Whether both sides take fragments.
+    pub(super) fn agreed(&self) -> bool {
+        self.agreed
+    }
+
+    fn held(&mut self, response: bool) -> &mut Option<Box<Reassembly>> {
         if response { &mut self.responses } else { &mut self.requests }
     }
 
     /// When something has been waiting for too long.
     pub(super) fn timeout(&self) -> Option<Instant> {
-        self.requests.iter().chain(&self.responses).map(Reassembly::expires).min()
+        self.requests.iter().chain(&self.responses).map(|h| h.expires()).min()
     }
 
     /// Forgets what has been waiting for too long.
@@ -251,7 +256,7 @@ impl IkeSa {
         if !self.fragments.agreed || !permitted(&self.state, header.exchange, response) {
             return Err(Ignored::WrongState);
         }
-        match reassembly::judge(self.fragments.held(response).as_ref(), place) {
+        match reassembly::judge(self.fragments.held(response).as_deref(), place) {
             Judged::New => {}
             Judged::Known => return Ok(Received::Part),
             Judged::Impossible => return Err(Ignored::Fragment),

@@ -89,10 +89,14 @@ impl IkeSa {
         addresses: (SocketAddr, SocketAddr),
         _proof: Protected,
     ) -> Result<Vec<Payload>, String> {
+        self.obey_lifetime(ctx, payloads);
         let mut answer_spis = Vec::new();
         for payload in payloads {
             let Payload::Delete(delete) = payload else { continue };
             if delete.protocol == ProtocolId::IKE {
+                if self.rekeyed_by.is_none() {
+                    self.return_later(ctx, |_| true, |config| config.close_action);
+                }
                 return Err("deleted by the peer".to_string());
             }
             if delete.protocol != ProtocolId::ESP {
@@ -104,7 +108,7 @@ impl IkeSa {
                     self.note_deleted(spi);
                     continue;
                 };
-                let (id, state, config, spi_in) = (child.id, child.state, child.config.clone(), child.spi_in);
+                let (id, state, spi_in) = (child.id, child.state, child.spi_in);
                 info!(target: "IKE", "received DELETE for ESP CHILD_SA {}", child.name());
                 let policy = child.policy;
                 let replaced = matches!(state, ChildState::Rekeyed) || child.peer_rekey.is_some();
@@ -117,10 +121,10 @@ impl IkeSa {
                 if !crossing {
                     answer_spis.push(spi_in.to_be_bytes().to_vec());
                 }
-                self.retire(ctx, id, "deleted by the peer");
                 if state == ChildState::Installed && !replaced && !twin {
-                    self.closed_by_peer(ctx, &config);
+                    self.return_later(ctx, |c| c.id == id, |config| config.close_action);
                 }
+                self.retire(ctx, id, "deleted by the peer");
             }
         }
         let mut answer = self.handle_mobility_request(ctx, payloads, addresses);

@@ -11,6 +11,8 @@ use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType
 use tracing::{debug, info};
 
 use super::auth::SignedOctets;
+use super::child::ChildOffer;
+use super::childless;
 use super::create_child::request_payloads;
 use super::crypt::Protected;
 use super::ctx::{Ctx, Effect, nat_hash};
@@ -23,7 +25,7 @@ use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify, notify};
 use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State, Task};
 use super::select;
-use crate::config::{Connection, MobikeX};
+use crate::config::{Connection, Method, MobikeX};
 
 /// COOKIE and INVALID_KE_PAYLOAD may make us start over this often.
 const MAX_ROUNDS: u32 = 4;
@@ -194,7 +196,10 @@ impl IkeSa {
             let method = wanted.and_then(KeyExchange::from_transform);
             let offered = method.filter(|m| self.conn.proposals.iter().any(|p| p.kes.contains(m)));
             let Some(method) = offered.filter(|m| *m != init.method && init.rounds < MAX_ROUNDS) else {
-                let reason = format!("the peer wants key exchange method {wanted:?}, which we did not offer");
+                let named = method.map(|m| m.to_string()).or(wanted.map(|id| id.to_string()));
+                let (named, ours) = (named.unwrap_or("none".into()), self.offered_ike());
+                let reason =
+                    format!("the peer wants key exchange {named} (INVALID_KE_PAYLOAD); we offered {ours}");
                 return Err(self.close(ctx, &reason, false));
             };
             info!(target: "IKE", "peer didn't accept key exchange method {}, it requested {method}", init.method);
@@ -205,8 +210,7 @@ impl IkeSa {
         if let Some(error) = error_notify(payloads) {
             let mut reason = format!("the peer answered IKE_SA_INIT with {}", error.kind);
             if error.kind == NotifyType::NO_PROPOSAL_CHOSEN {
-                let ours: Vec<_> = self.conn.proposals.iter().map(ToString::to_string).collect();
-                reason += &format!("; we offered {}", ours.join(", "));
+                reason += &format!("; we offered {}", self.offered_ike());
             }
             return Err(self.close(ctx, &reason, false));
         }
@@ -236,6 +240,7 @@ impl IkeSa {
         self.spi_r = spi_r;
         let supports_nat = self.conn.nat_traversal && self.detect_nat(payloads);
         self.agree_on_fragments(payloads);
+        self.childless = childless::wanted(&self.conn, payloads)?;
         let State::InitSent(init) = &self.state else { return Ok(()) };
         let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
@@ -245,7 +250,10 @@ impl IkeSa {
             }
             _ => None,
         }
-        .ok_or_else(|| IkeError::NoProposal(format!("the peer selected {}", select::describe(theirs))))?;
+        .ok_or_else(|| {
+            let theirs = select::describe(theirs);
+            IkeError::NoProposal(format!("the peer selected {theirs}; we offered {}", self.offered_ike()))
+        })?;
         let (method, public) = rules::key_exchange(payloads).ok_or_else(|| rule("no KE"))?;
         if suite.ke != init.method || method != init.method.transform() {
             return Err(rule("the KE payload is not of the method that was selected"));
@@ -315,19 +323,28 @@ impl IkeSa {
         payloads.extend(expected.map(Payload::IdR));
         payloads.extend(auth.map(Payload::Auth));
         payloads.extend(eap.is_some().then(|| eap_initiator::offer(&self.conn)).flatten());
+        let offer = if self.childless { None } else { Some(self.offer_first_child(ctx, &handshake.ni)?) };
+        if let Some(offer) = &offer {
+            payloads.extend(self.ask_configuration(ctx));
+            payloads.extend(request_payloads(offer, false));
+        }
+        payloads.extend(self.offer_mobility(ctx));
+        self.local_id = Some(local_id.clone());
+        if offer.is_some() {
+            info!(target: "IKE", "establishing CHILD_SA {}", self.name());
+        }
+        self.state = State::AuthSent(AuthSent { handshake, local_id, child: offer, eap });
+        self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
+    }
+
+    /// The Child SA that IKE_AUTH sets up.
+    fn offer_first_child(&mut self, ctx: &mut Ctx<'_>, ni: &[u8]) -> Result<ChildOffer, IkeError> {
         let first = self.wanted.pop_front();
         let config = first.and_then(|name| self.conn.children.iter().find(|c| c.name == name));
         let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
             return Err(IkeError::TsUnacceptable("the connection has no children".into()));
         };
-        let offer = self.offer_child(ctx, Arc::new(config), None, handshake.ni.clone())?;
-        payloads.extend(self.ask_configuration(ctx));
-        payloads.extend(request_payloads(&offer, false));
-        payloads.extend(self.offer_mobility(ctx));
-        self.local_id = Some(local_id.clone());
-        self.state = State::AuthSent(AuthSent { handshake, local_id, child: Some(offer), eap });
-        info!(target: "IKE", "establishing CHILD_SA {}", self.name());
-        self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
+        self.offer_child(ctx, Arc::new(config), None, ni.to_vec())
     }
 
     /// IKE_AUTH response: nothing of it counts before the peer's AUTH is verified, except that it refuses us.
@@ -352,7 +369,11 @@ impl IkeSa {
             Err(error) => {
                 self.unexpected_nat =
                     matches!(error, IkeError::Notified(NotifyType::UNEXPECTED_NAT_DETECTED));
-                return Err(self.close(ctx, &error.to_string(), false));
+                let mut reason = error.to_string();
+                if let IkeError::Notified(NotifyType::AUTHENTICATION_FAILED) = error {
+                    reason += &self.claimed();
+                }
+                return Err(self.close(ctx, &reason, false));
             }
         };
         let State::AuthSent(AuthSent { handshake, child, .. }) =
@@ -376,6 +397,7 @@ impl IkeSa {
             self.add_task(ctx, Task::DeleteIke(reason));
             return Ok(());
         }
+        self.obey_lifetime(ctx, payloads);
         if let Some(offer) = child {
             // Where there is an AUTH, this one is about the offer of MOBIKE alone.
             let refusal = NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;
@@ -388,6 +410,27 @@ impl IkeSa {
         }
         self.run_tasks(ctx);
         Ok(())
+    }
+
+    /// Our proposals for the IKE SA, for people.
+    pub(super) fn offered_ike(&self) -> String {
+        let ours: Vec<_> = self.conn.proposals.iter().map(ToString::to_string).collect();
+        ours.join(", ")
+    }
+
+    /// Who we said that we are, and whom we asked for: all that is known here about a refusal of IKE_AUTH.
+    fn claimed(&self) -> String {
+        let by = |method: &Method| match method {
+            Method::Psk => "a pre-shared key".to_string(),
+            Method::Pubkey(_) => "a signature".to_string(),
+            Method::Eap(_) => "EAP".to_string(),
+        };
+        let ours = self.local_id.as_ref().map_or("%any".to_string(), ToString::to_string);
+        let theirs = self.conn.remote.id.as_ref().map_or("%any".to_string(), ToString::to_string);
+        let method = by(&self.conn.local.method);
+        format!(
+            "; we are '{ours}' by {method} and asked for '{theirs}'; what does not fit stands in the peer's log"
+        )
     }
 
     /// Whether the offer of MOBIKE may have been refused as critical, and is not needed.

@@ -10,6 +10,7 @@
 mod addresses;
 mod auth;
 mod child;
+mod childless;
 mod configuration;
 #[cfg(test)]
 mod configuration_tests;
@@ -27,6 +28,7 @@ mod endpoint;
 mod error;
 mod fragments;
 mod hints;
+mod inactivity;
 mod informational;
 mod initiator;
 mod internal;
@@ -45,6 +47,7 @@ mod path_test;
 mod pools;
 mod prove;
 mod reassembly;
+mod reauth;
 mod rekey_ike;
 mod responder;
 mod roles;

@@ -71,6 +71,8 @@ pub enum Output {
     },
     /// Tell what has gone over each path for these SAs together.
     CountPaths(Vec<ChildSaId>),
+    /// Tell how many packets this SA has carried in both directions.
+    CountPackets(ChildSaId),
     /// Send an encrypted echo request over a path; its answer comes back as an upcall.
     Echo {
         /// The SA that carries it.

@@ -146,7 +146,7 @@ pub(super) fn judge(held: Option<&Reassembly>, place: Place) -> Judged {
 /// A larger number of fragments begins anew: the sender has made them smaller (RFC 7383 2.5.2). One message ID gives way to
 /// another, which only the window lets come this far.
 pub(super) fn add(
-    held: &mut Option<Reassembly>,
+    held: &mut Option<Box<Reassembly>>,
     place: Place,
     fragment: &Fragment<'_>,
     (now, proven): (Instant, bool),
@@ -155,7 +155,7 @@ pub(super) fn add(
     if held.as_ref().is_some_and(|h| !h.is_of(place) || place.total > h.total) {
         *held = None;
     }
-    let message = held.get_or_insert_with(|| Reassembly::new(place, now, memory));
+    let message = held.get_or_insert_with(|| Box::new(Reassembly::new(place, now, memory)));
     let limit = if proven { MAX_MEMORY } else { MAX_MEMORY_UNPROVEN };
     if message.octets + fragment.text.len() > MAX_OCTETS {
         *held = None;
@@ -176,7 +176,7 @@ pub(super) fn add(
     if message.parts.len() < usize::from(message.total) {
         return None;
     }
-    let message = held.take()?;
+    let message = *held.take()?;
     let text = message.parts.into_values().flatten().collect();
     Some(Whole { first: message.first, text, largest: message.largest })
 }
@@ -194,7 +194,7 @@ mod tests {
 
     /// A message that is being put together, as its IKE SA does it.
     struct Receiver {
-        held: Option<Reassembly>,
+        held: Option<Box<Reassembly>>,
         memory: FragmentMemory,
         proven: bool,
         now: Instant,
@@ -206,7 +206,7 @@ mod tests {
         }
 
         fn take(&mut self, place: Place, text: &[u8]) -> Result<Option<Whole>, Judged> {
-            match judge(self.held.as_ref(), place) {
+            match judge(self.held.as_deref(), place) {
                 Judged::New => {
                     let next = if place.number == 1 { PayloadType::IDI } else { PayloadType::NONE };
                     let fragment = Fragment { next, text, datagram: text.len() + 60 };

@@ -117,6 +117,7 @@ impl IkeSa {
         sa.suite = Some(suite);
         sa.keys = Some(keys);
         sa.establish(ctx, peer);
+        sa.reauth = self.reauth.successor();
         Ok(sa)
     }
 
@@ -141,10 +142,15 @@ impl IkeSa {
         let sent = KeyExchange::from_transform(theirs.method);
         let Some((suite, chosen)) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, sent)
         else {
+            let ours = select::offer_ike(&self.conn.proposals, &[]);
             info!(target: "CFG", "received proposals: {}", select::describe(theirs.proposals));
+            info!(target: "CFG", "configured proposals: {}", select::describe(&ours));
+            let mismatch = select::mismatch(&ours, theirs.proposals);
+            info!(target: "IKE", "{} no IKE proposal for rekeying is acceptable: {mismatch}", self.name());
             return Ok(refuse(NotifyType::NO_PROPOSAL_CHOSEN));
         };
         if theirs.method != suite.ke.transform() {
+            info!(target: "IKE", "{} KE method {} unacceptable, requesting {}", self.name(), theirs.method, suite.ke);
             let wanted = suite.ke.transform().to_be_bytes().to_vec();
             return Ok(vec![Payload::Notify(Notify::new(NotifyType::INVALID_KE_PAYLOAD, wanted))]);
         }
@@ -201,7 +207,10 @@ impl IkeSa {
         let rule = |story| IkeError::Rule { exchange: "IKE SA rekeying", story };
         let [proposal] = theirs.proposals else { return Err(rule("the answer must hold one proposal")) };
         let (suite, _) = select::choose_ike(&self.conn.proposals, theirs.proposals, 8, Some(ours.method))
-            .ok_or_else(|| IkeError::NoProposal(select::describe(theirs.proposals)))?;
+            .ok_or_else(|| {
+                let theirs = select::describe(theirs.proposals);
+                IkeError::NoProposal(format!("the peer selected {theirs}; we offered {}", self.offered_ike()))
+            })?;
         if suite.ke != ours.method || theirs.method != ours.method.transform() {
             return Err(rule("the KE payload is not of the method that was selected"));
         }
@@ -266,7 +275,8 @@ impl IkeSa {
                 return self.send_rekey_ike(ctx, method);
             }
         }
-        info!(target: "IKE", "{} peer answered {} to rekeying, trying again soon", self.name(), error.kind);
+        let (name, ours) = (self.name(), self.offered_ike());
+        info!(target: "IKE", "{name} peer answered {} to rekeying with {ours}, trying again soon", error.kind);
         self.retry_later(ctx, Task::RekeyIke);
         Ok(())
     }

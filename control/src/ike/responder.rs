@@ -12,6 +12,7 @@ use mobikex_common::wire::ike::{
 use tracing::info;
 
 use super::auth::{AuthenticatedPeer, SignedOctets};
+use super::childless;
 use super::crypt::{self, Envelope, Protected};
 use super::ctx::Ctx;
 use super::error::IkeError;
@@ -24,7 +25,7 @@ use super::rules::{self, notify};
 use super::sa::{Gone, Handshake, IkeSa, NAT_T_PORT, State};
 use super::select;
 use super::versions::Version;
-use crate::config::{Connection, Method};
+use crate::config::{Connection, Method, Unique};
 
 /// Both sides' lists, and where they part.
 fn explain_refusal(candidates: &[Arc<Connection>], theirs: &[Proposal], remote: SocketAddr) {
@@ -132,6 +133,7 @@ impl IkeSa {
         answer.extend(prove::ask(&ctx.config.credentials, candidates.iter()));
         answer.extend(hashes);
         answer.extend(sa.agree_on_fragments(payloads));
+        answer.extend(childless::supported(conn));
         if ctx.notices.allow(ctx.now) {
             info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
             info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
@@ -234,7 +236,16 @@ impl IkeSa {
         });
         if fitting.is_empty() {
             let wanted = wanted.map_or("%any".to_string(), ToString::to_string);
-            let reason = format!("no connection expects '{id}' asking for '{wanted}'");
+            let here = |c: &&Arc<Connection>| c.accepts(self.local.ip(), self.remote.ip());
+            let configured = ctx.connections.iter().filter(here).take(MAX_CANDIDATES).map(|c| {
+                let theirs = c.remote.id.as_ref().map_or("%any".to_string(), ToString::to_string);
+                format!("{} is '{}' and expects '{theirs}'", c.name, prove::own_id(c, self.local.ip()))
+            });
+            let configured = configured.collect::<Vec<_>>().join(", ");
+            let suite = self.suite.ok_or(IkeError::NotProtected)?;
+            let reason = format!(
+                "no connection expects '{id}' asking for '{wanted}' with {suite}; configured: {configured}"
+            );
             return Err(IkeError::Authentication(reason));
         }
         // The connections may differ in what they trust, so more than one may have to be tried; a MAC is tried once.
@@ -309,6 +320,11 @@ impl IkeSa {
         verified: Verified,
     ) -> Result<(), IkeError> {
         let Verified { conn, local_id, peer, proof: mut answer } = verified;
+        childless::accept(&conn, payloads)?;
+        let lost = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
+        if conn.unique == Unique::Keep && !lost {
+            self.check_alone(ctx, &peer, &local_id)?;
+        }
         let handshake = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
             State::HalfOpen(handshake) => handshake,
             State::EapServing(serving) => serving.into_handshake(),
@@ -322,11 +338,33 @@ impl IkeSa {
             self.mobility.checks.remove(&self.remote);
             self.want_checks(ctx.now);
         }
-        let lost = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
         self.come_up(ctx, peer, lost);
         answer.extend(self.answer_configuration(ctx, payloads, lost));
         answer.extend(mobility);
-        answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
+        answer.extend(self.authentication_lifetime());
+        if rules::proposals(payloads).is_some() {
+            answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
+        }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
+    }
+
+    /// No other IKE SA between the same two may be there, unless it comes from the same address: then it is a new proof
+    /// (RFC 7296 2.8.3).
+    fn check_alone(
+        &self,
+        ctx: &Ctx<'_>,
+        peer: &AuthenticatedPeer,
+        local_id: &Identification,
+    ) -> Result<(), IkeError> {
+        let other = |sa: &&IkeSa| {
+            sa.rekeyed_by.is_none()
+                && sa.peer().is_some_and(|known| known.id().same(peer.id()))
+                && sa.local_id.as_ref().is_some_and(|id| id.same(local_id))
+                && sa.remote.ip() != self.remote.ip()
+        };
+        match ctx.others.of_peer(peer.id()).find(other) {
+            Some(sa) => Err(IkeError::NotUnique(peer.id().clone(), sa.remote.ip())),
+            None => Ok(()),
+        }
     }
 }

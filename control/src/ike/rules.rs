@@ -31,8 +31,8 @@ const RULES: &[Rule] = &[
     Rule {
         exchange: ExchangeType::IKE_AUTH,
         response: false,
-        required: &[PayloadType::IDI, PayloadType::AUTH, PayloadType::SA, PayloadType::TSI, PayloadType::TSR],
-        story: "the request needs IDi, AUTH, SA, TSi and TSr, once each",
+        required: &[PayloadType::IDI, PayloadType::AUTH],
+        story: "the request needs IDi and AUTH, once each",
     },
     Rule {
         exchange: ExchangeType::IKE_AUTH,
@@ -86,6 +86,16 @@ pub(super) fn check_single(exchange: &'static str, payloads: &[Payload]) -> Resu
 pub(super) fn check(exchange: ExchangeType, response: bool, payloads: &[Payload]) -> Result<(), IkeError> {
     let name = exchange.name().unwrap_or("an unknown exchange");
     check_single(name, payloads)?;
+    let of_child = [PayloadType::SA, PayloadType::TSI, PayloadType::TSR];
+    if exchange == ExchangeType::IKE_AUTH
+        && !response
+        && !matches!(of_child.iter().filter(|kind| count(payloads, **kind) > 0).count(), 0 | 3)
+    {
+        return Err(IkeError::Rule {
+            exchange: name,
+            story: "of SA, TSi and TSr the request needs all or none",
+        });
+    }
     match RULES.iter().find(|r| r.exchange == exchange && r.response == response) {
         Some(rule) if rule.required.iter().any(|kind| count(payloads, *kind) == 0) => {
             Err(IkeError::Rule { exchange: name, story: rule.story })

@@ -33,6 +33,7 @@ use super::mobike_x::{Actions, Request};
 use super::mobility::{Mobility, cookie};
 use super::output::{Event, IkeSaView};
 use super::prove::Wishes;
+use super::reauth::Reauth;
 use super::roles::OriginalInitiator;
 use super::rules;
 use super::sets::Check;
@@ -269,6 +270,9 @@ pub(super) struct IkeSa {
     pub(super) rekey_at: Option<Instant>,
     pub(super) expire_at: Option<Instant>,
     pub(super) last_heard: Instant,
+    /// IKE_AUTH goes without a Child SA (RFC 6023).
+    pub(super) childless: bool,
+    pub(super) reauth: Reauth,
     /// We hold no other IKE SA with this peer, and may say so (INITIAL_CONTACT, RFC 7296 2.4).
     pub(super) first_contact: bool,
     /// The last request was never answered.
@@ -329,6 +333,8 @@ impl IkeSa {
             rekey_at: None,
             expire_at,
             last_heard: ctx.now,
+            childless: false,
+            reauth: Reauth::default(),
             first_contact: false,
             gave_up: false,
             unexpected_nat: false,
@@ -382,6 +388,11 @@ impl IkeSa {
     pub(super) fn come_up(&mut self, ctx: &mut Ctx<'_>, peer: AuthenticatedPeer, lost: bool) {
         let peer_id = peer.id().clone();
         self.establish(ctx, peer);
+        self.begin_authentication_age(ctx);
+        if self.fragments.agreed() {
+            info!(target: "IKE", "{} peer supports IKE fragmentation", self.name());
+        }
+        let lost = lost && self.conn.unique != Unique::Never;
         ctx.event(Event::IkeUp {
             ike: self.name(),
             local: self.local,
@@ -513,7 +524,7 @@ impl IkeSa {
     /// Starts waiting tasks while the window is free.
     pub(super) fn run_tasks(&mut self, ctx: &mut Ctx<'_>) {
         while self.pending.is_none() && self.peer().is_some() {
-            let Some(task) = self.tasks.pop_front() else { return };
+            let Some(task) = self.tasks.pop_front() else { return self.conclude_reauth(ctx) };
             if let Err(error) = self.start(ctx, &task) {
                 info!(target: "IKE", "{} cannot do {task:?}: {error}", self.name());
             }
@@ -584,6 +595,7 @@ impl IkeSa {
                 self.rekey_at = None;
                 self.tasks.push_back(Task::RekeyIke);
             }
+            self.reauth_timeouts(ctx);
             if self.dead_peer_check_at().is_some_and(|at| at <= ctx.now) {
                 self.tasks.push_back(Task::Liveness);
                 // Heard again or dead: either way not due before the next interval.
@@ -599,6 +611,7 @@ impl IkeSa {
             self.last_heard = ctx.now;
         }
         self.child_timeouts(ctx);
+        self.idle_timeouts(ctx);
         self.mobility_timeouts(ctx);
         self.run_tasks(ctx);
         Ok(())
@@ -669,6 +682,7 @@ impl IkeSa {
             self.pending.as_ref().map(|p| p.next),
             self.retries.iter().map(|(at, _)| *at).min(),
             self.rekey_at.filter(|_| established),
+            self.reauth.timeout().filter(|_| established),
             self.dead_peer_check_at().filter(|_| established),
             self.keepalive_at().filter(|_| established),
             self.forgotten_at(),
@@ -691,14 +705,10 @@ impl IkeSa {
     /// Gives everything of this SA back. With `restart` its children are set up again if their policy says so.
     pub(super) fn close(&mut self, ctx: &mut Ctx<'_>, reason: &str, restart: bool) -> Gone {
         self.release_offers(ctx);
+        if restart {
+            self.return_later(ctx, |_| true, |config| config.dpd_action.into());
+        }
         for child in std::mem::take(&mut self.children) {
-            let again = restart && child.wants_restart();
-            if again {
-                ctx.effects.push(Effect::Restart {
-                    connection: self.conn.name.clone(),
-                    child: Some(child.config.name.clone()),
-                });
-            }
             child.remove(ctx, reason);
         }
         let event = match self.state {

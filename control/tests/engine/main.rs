@@ -15,6 +15,7 @@ mod eap;
 #[cfg(feature = "aws-lc")]
 mod files;
 mod fragmentation;
+mod life;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;

@@ -162,7 +162,15 @@ impl World {
             Output::InstallAddress(addr) => assert!(host.vips.insert(addr), "{addr} is there already"),
             Output::RemoveAddress(addr) => assert!(host.vips.remove(&addr), "{addr} is not there"),
             Output::SetResolvers { servers, .. } => host.resolvers = servers,
-            Output::InstallTrap { .. } | Output::RemovePolicy(_) => {}
+            Output::CountPackets(child) => {
+                host.count += u64::from(host.sending);
+                host.endpoint.note_packets(self.now, child, host.count);
+            }
+            Output::InstallTrap { policy, .. } => drop(host.traps.insert(policy)),
+            Output::RemovePolicy(policy) => {
+                host.traps.remove(&policy);
+                host.children.values_mut().for_each(|(p, outbound)| *outbound &= p.policy != policy);
+            }
         }
     }
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret};
 use mobikex::dissect::IkeKeys;
 use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, LocalAddress};
-use mobikex_common::sa::{ChildSaId, ChildSaParams};
+use mobikex_common::sa::{ChildSaId, ChildSaParams, PolicyId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 use tracing::debug;
@@ -75,6 +75,8 @@ pub struct Host {
     pub ever: BTreeSet<IpAddr>,
     /// Where its datagrams have reached the peer.
     pub reached: BTreeSet<SocketAddr>,
+    /// Policies that wait for traffic.
+    pub traps: BTreeSet<PolicyId>,
     /// Keys of IKE SAs that were saved.
     pub keys: Vec<IkeKeys>,
     /// Its virtual addresses.
@@ -195,6 +197,7 @@ impl Host {
             sent_to: BTreeMap::new(),
             reached: BTreeSet::new(),
             config,
+            traps: BTreeSet::new(),
             keys: Vec::new(),
             vips: BTreeSet::new(),
             resolvers: Vec::new(),

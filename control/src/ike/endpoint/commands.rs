@@ -8,7 +8,7 @@ use mobikex_common::sa::ChildSaId;
 use mobikex_common::wire::ike::Identification;
 
 use super::Endpoint;
-use crate::config::{Connection, StartAction};
+use crate::config::{Connection, Unique};
 use crate::ike::ctx::Ctx;
 use crate::ike::mobike_x::{Request, Scope, Wish};
 use crate::ike::sa::{Gone, IkeSa, Task};
@@ -96,13 +96,17 @@ impl Endpoint {
         match command {
             Command::Up { connection, child } => self.up(now, &connection, child),
             Command::Down { connection, child } => {
-                self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
-                    sa.take_down(ctx, child, "taken down")
+                self.each(now, &connection, child.as_deref(), |sa, ctx, child| match sa.peer() {
+                    Some(_) => sa.take_down(ctx, child, "taken down"),
+                    None => Err(sa.close(ctx, "taken down", false)),
                 })
             }
             Command::Rekey { connection, child } => {
                 self.each(now, &connection, child.as_deref(), |sa, ctx, child| {
-                    sa.add_task(ctx, child.map_or(Task::RekeyIke, Task::RekeyChild));
+                    // What is only just coming up is new enough.
+                    if sa.peer().is_some() {
+                        sa.add_task(ctx, child.map_or(Task::RekeyIke, Task::RekeyChild));
+                    }
                     Ok(())
                 })
             }
@@ -124,20 +128,20 @@ impl Endpoint {
         }
     }
 
+    /// The connection of a name, as it is configured now.
+    pub(in crate::ike) fn connection(&self, name: &str) -> Option<Arc<Connection>> {
+        self.connections.iter().find(|c| c.name == name).cloned()
+    }
+
     fn up(&mut self, now: Instant, name: &str, child: Option<String>) -> Result<(), CommandError> {
-        let conn = self
-            .connections
-            .iter()
-            .find(|c| c.name == name)
-            .cloned()
-            .ok_or_else(|| CommandError::Unknown(name.into()))?;
+        let conn = self.connection(name).ok_or_else(|| CommandError::Unknown(name.into()))?;
         if let Some(child) = child.as_ref().filter(|c| !conn.children.iter().any(|have| have.name == **c)) {
             return Err(CommandError::Unknown(format!("{name}/{child}")));
         }
         let wanted: Vec<String> = match child {
             Some(child) => vec![child],
             None => {
-                let starting = conn.children.iter().filter(|c| c.start_action == StartAction::Start);
+                let starting = conn.children.iter().filter(|c| c.start_action.starts());
                 let names: Vec<String> = starting.map(|c| c.name.clone()).collect();
                 if names.is_empty() {
                     conn.children.iter().take(1).map(|c| c.name.clone()).collect()
@@ -166,16 +170,16 @@ impl Endpoint {
             });
             return Ok(());
         }
-        self.start(now, conn, wanted)
+        self.start(now, conn, wanted).map(drop)
     }
 
-    /// Initiates an IKE SA.
-    pub(super) fn start(
+    /// Initiates an IKE SA; returns its number.
+    pub(in crate::ike) fn start(
         &mut self,
         now: Instant,
         conn: Arc<Connection>,
         wanted: Vec<String>,
-    ) -> Result<(), CommandError> {
+    ) -> Result<u32, CommandError> {
         let no_address = |reason| CommandError::NoAddress(conn.name.clone(), reason);
         let remote = conn.remote_addr().ok_or_else(|| no_address("remote_addrs names no single address"))?;
         let pairs = self.pairs_for(&conn);
@@ -190,15 +194,16 @@ impl Endpoint {
                 Some(want) => self.sas.of_peer(want).any(|sa| theirs(want, sa)),
                 None => false,
             };
-        let first_contact = !known;
+        let first_contact = !known && conn.unique != Unique::Never;
         let (started, effects) =
             self.with_ctx(now, |ctx| IkeSa::initiate(ctx, Arc::clone(&conn), pairs, wanted));
         self.apply(now, effects);
         match started {
             Ok(mut sa) => {
                 sa.first_contact = first_contact;
+                let id = sa.id;
                 self.sas.put(Box::new(sa));
-                Ok(())
+                Ok(id)
             }
             Err(error) => Err(CommandError::Failed(conn.name.clone(), error.to_string())),
         }
@@ -262,10 +267,6 @@ impl Endpoint {
         for id in ids {
             self.with_sa(now, id, |sa, ctx| {
                 match child {
-                    None if sa.peer().is_none() => {
-                        found = true;
-                        return Err(sa.close(ctx, "taken down", false));
-                    }
                     None => {
                         found = true;
                         work(sa, ctx, None)?;

@@ -21,7 +21,7 @@ use rand_core::SeedableRng;
 use serde::Serialize;
 use tracing::info;
 
-use crate::config::{Config, Connection, StartAction};
+use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
 use crate::ike::child::ChildSa;
 use crate::ike::cookie::Cookies;
@@ -200,7 +200,7 @@ impl Endpoint {
     pub fn start_connections(&mut self, now: Instant) {
         let config = self.config.clone();
         for conn in &config.connections {
-            if conn.children.iter().any(|c| c.start_action == StartAction::Start) {
+            if conn.children.iter().any(|c| c.start_action.starts()) {
                 let command = Command::Up { connection: conn.name.clone(), child: None };
                 if let Err(error) = self.handle_command(now, command) {
                     info!(target: "IKE", "{error}");
@@ -397,6 +397,9 @@ impl Endpoint {
     /// An attempt of ours that nobody answered is repeated as `keyingtries` says (0 = for ever), and one that met a NAT
     /// several times (RFC 4555 3.9).
     fn retry_failed(&mut self, now: Instant, sa: &IkeSa) {
+        if let Some(attempt) = sa.reauth.replaces() {
+            return self.reauthenticate_later(now, &sa.conn.name, attempt);
+        }
         let (reason, limit) = match &sa.state {
             State::InitSent(_) | State::AuthSent(_) if sa.gave_up => {
                 ("peer not responding", sa.conn.keyingtries)
@@ -473,6 +476,11 @@ impl Endpoint {
                         info!(target: "IKE", "{error}");
                     }
                 }
+                Effect::Reauthenticate(id) => self.reauthenticate(now, id),
+                Effect::Reauthenticated { connection, attempt, by } => {
+                    self.reauthenticated(now, &connection, attempt, &by);
+                }
+                Effect::Trap { connection, child, policy } => self.keep_trap((connection, child), policy),
                 Effect::Restart { connection, child } => {
                     if let Err(error) = self.handle_command(now, Command::Up { connection, child }) {
                         info!(target: "IKE", "{error}");
@@ -568,7 +576,12 @@ impl Endpoint {
     }
 
     /// Lets the IKE SA that has this Child SA do something, if there is one.
-    fn with_owner(&mut self, now: Instant, child: ChildSaId, work: impl FnOnce(&mut IkeSa, &mut Ctx<'_>)) {
+    pub(super) fn with_owner(
+        &mut self,
+        now: Instant,
+        child: ChildSaId,
+        work: impl FnOnce(&mut IkeSa, &mut Ctx<'_>),
+    ) {
         let Some(owner) = self.sas.owner(child) else { return };
         self.with_sa(now, owner, |sa, ctx| {
             work(sa, ctx);

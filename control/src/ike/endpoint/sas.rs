@@ -238,7 +238,10 @@ impl Sas {
     }
 
     /// Those of a connection, oldest first.
-    pub(super) fn of_connection<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
+    pub(in crate::ike) fn of_connection<'a>(
+        &'a self,
+        name: &str,
+    ) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
         self.group(self.by_connection.0.get(name))
     }
 

@@ -8,7 +8,7 @@ use mobikex_common::sa::PolicyId;
 use tracing::info;
 
 use super::{Command, Endpoint};
-use crate::config::{Config, Connection, StartAction};
+use crate::config::{Child, Config, Connection, DpdAction};
 use crate::ike::child::resolve;
 use crate::ike::output::Output;
 
@@ -54,7 +54,10 @@ impl Endpoint {
     /// Removes the traps that `config` has not.
     pub(super) fn remove_traps(&mut self, config: &Config) {
         let trapped = |conn: &Connection| {
-            let children = conn.children.iter().filter(|c| c.start_action == StartAction::Trap);
+            let traps = |c: &&Child| {
+                c.start_action.traps() || c.close_action.traps() || c.dpd_action == DpdAction::Trap
+            };
+            let children = conn.children.iter().filter(traps);
             children.map(|c| (conn.name.clone(), c.name.clone())).collect::<Vec<Name>>()
         };
         let wanted: BTreeSet<Name> = config.connections.iter().flat_map(trapped).collect();
@@ -68,7 +71,7 @@ impl Endpoint {
         let config = self.config.clone();
         for conn in &config.connections {
             let (Some(local), Some(remote)) = (self.local_for(conn), conn.remote_addr()) else { continue };
-            for child in conn.children.iter().filter(|c| c.start_action == StartAction::Trap) {
+            for child in conn.children.iter().filter(|c| c.start_action.traps()) {
                 if self.traps.policy(&conn.name, &child.name).is_some() {
                     continue;
                 }
@@ -81,6 +84,19 @@ impl Endpoint {
                     mode: child.mode,
                 });
             }
+        }
+    }
+
+    /// The policy of a child that is gone waits for traffic from now on, unless another one does, or the child is there again.
+    pub(super) fn keep_trap(&mut self, name: Name, policy: PolicyId) {
+        let there = self
+            .sas
+            .of_connection(&name.0)
+            .any(|sa| sa.children.iter().any(|c| c.is_live() && c.config.name == name.1));
+        if there || self.traps.policy(&name.0, &name.1).is_some() {
+            self.out.push_back(Output::RemovePolicy(policy));
+        } else {
+            self.traps.insert(name, policy);
         }
     }
 
