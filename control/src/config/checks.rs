@@ -67,10 +67,6 @@ pub(super) fn child(conn: &Connection, child: &Child, f: &Fields<'_>, issues: &m
             issues.push(f.place(name), message);
         }
     }
-    if child.close_action == StartAction::Trap && child.start_action != StartAction::Trap {
-        let message = "'close_action = trap' is available in this version only beside 'start_action = trap'";
-        issues.push(f.place("close_action"), message);
-    }
 }
 
 fn has_dynamic(patterns: &[TsPattern]) -> bool {

@@ -391,11 +391,6 @@ fn mistakes_in_values_say_where_and_what_instead() {
         ("", "mode", "t.conf:6:5: found the end of the line after 'mode'; expected '=' or '{'"),
         ("", "mode tunnel", "t.conf:6:6: found a word after 'mode'; expected '=' or '{'"),
         ("", "= tunnel", "t.conf:6:1: found '='; expected a name or '}'"),
-        (
-            "",
-            "close_action = trap",
-            "t.conf:6:16: 'close_action = trap' is available in this version only beside 'start_action = trap'",
-        ),
         ("", "} k {", "t.conf:6:3: child 'k' is already defined in t.conf:5"),
     ] {
         let found = errors(&with(conn, child));
