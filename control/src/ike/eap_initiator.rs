@@ -3,7 +3,7 @@
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
 use tracing::info;
 
-use super::auth::{AuthenticatedPeer, SignedOctets};
+use super::auth::AuthenticatedPeer;
 use super::ctx::Ctx;
 use super::eap::{self, Resources};
 use super::error::IkeError;
@@ -103,12 +103,7 @@ impl IkeSa {
             Reaction::Success(proven) => {
                 info!(target: "IKE", "EAP method {} succeeded, MSK established", proven.kind);
                 let (keys, handshake) = (self.keys()?, &sent.handshake);
-                let octets = SignedOctets {
-                    message: &handshake.request,
-                    nonce: &handshake.nr,
-                    id: &sent.local_id,
-                    sk_p: &keys.pi,
-                };
+                let octets = handshake.of_initiator(keys, &sent.local_id);
                 let auth = eap::sign(keys.prf, &proven, &octets);
                 info!(target: "IKE", "authentication of '{}' (myself) with EAP", sent.local_id);
                 eap.stage = Stage::Proven(id, responder, Box::new(proven));
@@ -158,7 +153,7 @@ impl IkeSa {
             });
         };
         let (keys, handshake) = (self.keys()?, &sent.handshake);
-        let octets = SignedOctets { message: &handshake.response, nonce: &handshake.ni, id, sk_p: &keys.pr };
+        let octets = handshake.of_responder(keys, id);
         let in_eap = eap::verify(keys.prf, proven, id.clone(), &octets, auth)?;
         Ok(responder.unwrap_or(in_eap))
     }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType};
 use tracing::info;
 
-use super::auth::SignedOctets;
 use super::ctx::Ctx;
 use super::eap::{self, Resources};
 use super::error::IkeError;
@@ -85,12 +84,7 @@ impl IkeSa {
             let keys = self.keys.as_ref().ok_or(IkeError::NotProtected)?;
             let parties =
                 Parties { conn: &conn, keys, wishes: &handshake.wishes, local: &local_id, remote: id };
-            let octets = SignedOctets {
-                message: &handshake.response,
-                nonce: &handshake.ni,
-                id: &local_id,
-                sk_p: &keys.pr,
-            };
+            let octets = handshake.of_responder(keys, &local_id);
             let (certs, auth) = parties.prove(ctx, &octets)?;
             answer.extend(certs);
             answer.push(Payload::Auth(auth));
@@ -197,19 +191,9 @@ impl IkeSa {
         let auth = rules::auth(payloads).ok_or(rule("the request needs AUTH after EAP"))?;
         let (user, proven) = serving.proven.take().ok_or(rule("AUTH before the end of EAP"))?;
         let handshake = &serving.handshake;
-        let octets = SignedOctets {
-            message: &handshake.request,
-            nonce: &handshake.nr,
-            id: &serving.id,
-            sk_p: &keys.pi,
-        };
+        let octets = handshake.of_initiator(keys, &serving.id);
         let peer = eap::verify(keys.prf, &proven, user, &octets, auth)?;
-        let octets = SignedOctets {
-            message: &handshake.response,
-            nonce: &handshake.ni,
-            id: &serving.local_id,
-            sk_p: &keys.pr,
-        };
+        let octets = handshake.of_responder(keys, &serving.local_id);
         let auth = eap::sign(keys.prf, &proven, &octets);
         info!(target: "IKE", "authentication of '{}' (myself) with EAP", serving.local_id);
         let verified = Verified {

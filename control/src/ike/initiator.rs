@@ -10,7 +10,6 @@ use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
-use super::auth::SignedOctets;
 use super::child::ChildOffer;
 use super::childless;
 use super::create_child::request_payloads;
@@ -301,8 +300,7 @@ impl IkeSa {
         let expected = self.conn.remote.id.clone().filter(|id| !id.is_pattern());
         let remote_id = expected.clone().unwrap_or_else(|| Identification::from_ip(self.remote.ip()));
         let keys = self.keys()?;
-        let octets =
-            SignedOctets { message: &handshake.request, nonce: &handshake.nr, id: &local_id, sk_p: &keys.pi };
+        let octets = handshake.of_initiator(keys, &local_id);
         let parties = Parties {
             conn: &self.conn,
             keys,
@@ -480,8 +478,7 @@ impl IkeSa {
         let id = rules::id_r(payloads).ok_or_else(|| rule("no IDr"))?;
         self.expect_responder(id)?;
         let keys = self.keys()?;
-        let octets =
-            SignedOctets { message: &sent.handshake.response, nonce: &sent.handshake.ni, id, sk_p: &keys.pr };
+        let octets = sent.handshake.of_responder(keys, id);
         let wishes = &sent.handshake.wishes;
         let parties = Parties { conn: &self.conn, keys, wishes, local: &sent.local_id, remote: id };
         parties.verify(ctx, &octets, payloads)

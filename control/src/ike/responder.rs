@@ -11,7 +11,7 @@ use mobikex_common::wire::ike::{
 };
 use tracing::info;
 
-use super::auth::{AuthenticatedPeer, SignedOctets};
+use super::auth::AuthenticatedPeer;
 use super::childless;
 use super::crypt::{self, Envelope, Protected};
 use super::ctx::Ctx;
@@ -297,15 +297,10 @@ impl IkeSa {
         let mut wishes = handshake.wishes.clone();
         wishes.read(payloads);
         let parties = Parties { conn, keys, wishes: &wishes, local: &local_id, remote: id };
-        let octets = SignedOctets { message: &handshake.request, nonce: &handshake.nr, id, sk_p: &keys.pi };
+        let octets = handshake.of_initiator(keys, id);
         let peer = parties.verify(ctx, &octets, payloads)?;
         // Only now is our own secret put to use.
-        let octets = SignedOctets {
-            message: &handshake.response,
-            nonce: &handshake.ni,
-            id: &local_id,
-            sk_p: &keys.pr,
-        };
+        let octets = handshake.of_responder(keys, &local_id);
         let (certs, auth) = parties.prove(ctx, &octets)?;
         let mut proof = vec![Payload::IdR(local_id.clone())];
         proof.extend(certs);

@@ -18,7 +18,7 @@ use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
 use tracing::{debug, info};
 
 use super::addresses::{Outer, Replaces};
-use super::auth::AuthenticatedPeer;
+use super::auth::{AuthenticatedPeer, SignedOctets};
 use super::child::{ChildOffer, ChildSa};
 use super::configuration::Configuration;
 use super::crypt::{self, Envelope};
@@ -92,6 +92,18 @@ pub(super) struct Handshake {
     pub(super) wishes: Wishes,
     /// The request under way has come from where nothing has been sent to yet.
     pub(super) elsewhere: bool,
+}
+
+impl Handshake {
+    /// What the initiator's AUTH covers (RFC 7296 2.15), of whom `id` is the identity.
+    pub(super) fn of_initiator<'a>(&'a self, keys: &'a SkKeys, id: &'a Identification) -> SignedOctets<'a> {
+        SignedOctets { message: &self.request, nonce: &self.nr, id, sk_p: &keys.pi }
+    }
+
+    /// What the responder's AUTH covers.
+    pub(super) fn of_responder<'a>(&'a self, keys: &'a SkKeys, id: &'a Identification) -> SignedOctets<'a> {
+        SignedOctets { message: &self.response, nonce: &self.ni, id, sk_p: &keys.pr }
+    }
 }
 
 pub(super) struct InitSent {

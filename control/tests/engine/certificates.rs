@@ -8,7 +8,7 @@ use mobikex::credentials::{Certificate, PubkeyRules};
 use mobikex::ike::Event;
 use rcgen::{KeyPair, SanType, SignatureAlgorithm};
 
-use crate::made::{Ca, NOW, key, own};
+use crate::made::{Ca, NOW, key, keys_of_every_kind, own};
 use crate::pair::{Pair, config};
 
 const P256: &SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
@@ -72,15 +72,7 @@ pub fn reasons(a: Config, b: Config) -> [String; 2] {
 #[test]
 fn every_kind_of_key_proves_either_side() {
     let ca = Ca::new("root");
-    let algs = [
-        P256,
-        &rcgen::PKCS_ECDSA_P384_SHA384,
-        &rcgen::PKCS_ECDSA_P521_SHA512,
-        &rcgen::PKCS_ED25519,
-        &rcgen::PKCS_RSA_SHA256,
-    ];
-    for (n, alg) in algs.iter().enumerate() {
-        let keys = [key(alg), key(algs[(n + 1) % algs.len()])];
+    for keys in keys_of_every_kind() {
         connects(side(0, &keys[0], &ca, &[&ca]), side(1, &keys[1], &ca, &[&ca]));
     }
 }

@@ -7,7 +7,7 @@ use mobikex::eap::{Kind, NtHash};
 use rcgen::KeyPair;
 
 use crate::certificates::{connects, pair, pubkey, reasons, side};
-use crate::made::{Ca, key};
+use crate::made::{Ca, key, keys_of_every_kind};
 
 const P256: &rcgen::SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
 
@@ -63,15 +63,7 @@ fn b3_nothing_is_said_in_eap_to_a_responder_that_is_not_the_one() {
 #[test]
 fn tls_proves_both_with_every_kind_of_key() {
     let ca = Ca::new("root");
-    let algs = [
-        P256,
-        &rcgen::PKCS_ECDSA_P384_SHA384,
-        &rcgen::PKCS_ECDSA_P521_SHA512,
-        &rcgen::PKCS_ED25519,
-        &rcgen::PKCS_RSA_SHA256,
-    ];
-    for (n, alg) in algs.iter().enumerate() {
-        let keys = [key(alg), key(algs[(n + 1) % algs.len()])];
+    for keys in keys_of_every_kind() {
         let (a, b) = roadwarrior(&keys, &ca, &[Kind::Tls]);
         let pair = connects(a, b);
         assert_eq!(pair.views(1)[0].remote_eap_id.as_deref(), Some("a.example"));

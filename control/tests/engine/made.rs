@@ -36,6 +36,18 @@ pub fn key(alg: &'static SignatureAlgorithm) -> KeyPair {
     KeyPair::generate_for(alg).unwrap()
 }
 
+/// Keys for both sides, so that every kind of key is once on each.
+pub fn keys_of_every_kind() -> impl Iterator<Item = [KeyPair; 2]> {
+    let algs = [
+        &rcgen::PKCS_ECDSA_P256_SHA256,
+        &rcgen::PKCS_ECDSA_P384_SHA384,
+        &rcgen::PKCS_ECDSA_P521_SHA512,
+        &rcgen::PKCS_ED25519,
+        &rcgen::PKCS_RSA_SHA256,
+    ];
+    (0..algs.len()).map(move |n| [key(algs[n]), key(algs[(n + 1) % algs.len()])])
+}
+
 pub fn load(cert: &rcgen::Certificate) -> Arc<Certificate> {
     Arc::new(Certificate::from_der(cert.der(), "made").unwrap())
 }
