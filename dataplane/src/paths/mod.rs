@@ -113,17 +113,29 @@ impl PathSet {
     /// # Errors
     /// When no path may send, or none of those that fit before more has come from the peer (RFC 4555 3.7).
     pub fn choose(&self, traffic: &Traffic) -> Result<Chosen<'_>, DropReason> {
-        let Some((src, dst)) = traffic.ends else {
-            let planned = traffic.assigned.or_else(|| self.plan.choose(traffic.flow_hash, traffic.turn));
-            let planned = planned.ok_or(DropReason::OutNoPath)?;
-            let planned = self.chosen(planned).filter(|chosen| chosen.may_send(traffic.len));
-            let another = || self.sending().find(|chosen| chosen.may_send(traffic.len));
-            return planned.or_else(another).ok_or(DropReason::OutNotRoutable);
-        };
+        if let Some(ends) = traffic.ends {
+            return self.choose_between(ends, traffic.len);
+        }
+        let planned = traffic.assigned.or_else(|| self.plan.choose(traffic.flow_hash, traffic.turn));
+        match self.chosen(planned.ok_or(DropReason::OutNoPath)?) {
+            Some(chosen) if chosen.may_send(traffic.len) => Ok(chosen),
+            _ => self.choose_another(traffic.len),
+        }
+    }
+
+    /// In the place of one that may not send now.
+    #[cold]
+    fn choose_another(&self, len: usize) -> Result<Chosen<'_>, DropReason> {
+        self.sending().find(|chosen| chosen.may_send(len)).ok_or(DropReason::OutNotRoutable)
+    }
+
+    /// The path between two addresses that the packet names itself, as in transport mode.
+    #[inline(never)]
+    fn choose_between(&self, (src, dst): (IpAddr, IpAddr), len: usize) -> Result<Chosen<'_>, DropReason> {
         let between = |path: &Path| path.local.ip() == src && path.remote.ip() == dst;
         let mut refusal = DropReason::OutNoPath;
         for chosen in self.sending().filter(|chosen| between(&chosen.path.path)) {
-            if chosen.may_send(traffic.len) {
+            if chosen.may_send(len) {
                 return Ok(chosen);
             }
             refusal = DropReason::OutNotRoutable;
