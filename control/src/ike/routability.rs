@@ -79,7 +79,12 @@ impl IkeSa {
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
         let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
-            self.check_failed(ctx, remote, "there is no way to reach it");
+            if remote == self.remote {
+                self.check_failed(ctx, remote, "there is no way to reach it");
+            } else {
+                // There may be one when our addresses change; until then it makes no path.
+                self.mobility.checks.remove(&remote);
+            }
             return Ok(());
         };
         // A peer without MOBIKE would leave COOKIE2 out of its answer, as whatever it does not know (RFC 7296 3.10).

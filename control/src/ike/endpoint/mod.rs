@@ -233,6 +233,7 @@ impl Endpoint {
                     sa.mobility.unheard.clear();
                     sa.mobility.refused_pairs.clear();
                     sa.mobility.untold = true;
+                    sa.want_checks(ctx.now);
                     sa.refresh(ctx);
                     if sa.mobility.version == Version::Mobike {
                         sa.leave_vanished(ctx);

@@ -1,7 +1,7 @@
 //! Schedules in which a NAT, or what looks like one, changes an address.
 
 use mobikex::config::ReturnRoutability::{After, Off};
-use mobikex_common::addr::Scheduler::{Backup, Redundant};
+use mobikex_common::addr::Scheduler::{Backup, Packet, Redundant};
 
 use super::{CALM, fault};
 use crate::schedule::Step::*;
@@ -155,6 +155,51 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             5_012_816,
             Setup { extended: false, scheduler: Backup, filters: true, v6: true, addresses: [2, 1], ..CALM },
             &[(ForgePort { host: 0, datagrams: 4 }, 15), (Replace { host: 1, addr: 1 }, 725)],
+        ),
+        fault(
+            "an address of a family that we did not have was forgotten, and not told again for long",
+            8_032_439,
+            Setup { scheduler: Packet, private: true, filters: true, addresses: [1, 2], ..CALM },
+            &[
+                (Add { host: 1, addr: 2 }, 2927),
+                (NoWay { addrs: [1, 1] }, 10221),
+                (Add { host: 1, addr: 2 }, 7269),
+                (Replace { host: 0, addr: 1 }, 10705),
+                (Add { host: 0, addr: 0 }, 1079),
+                (Add { host: 0, addr: 2 }, 4759),
+                (Remove { host: 0, addr: 0 }, 10344),
+            ],
+        ),
+        fault(
+            "after a move to the other family and back no NAT was thought of, so that its new mapping was not followed",
+            6_066_638,
+            Setup {
+                scheduler: Backup,
+                private: true,
+                addresses: [1, 2],
+                loss: 10,
+                duplication: 10,
+                reordering: 5,
+                ..CALM
+            },
+            &[
+                (NatReboot, 61),
+                (Add { host: 0, addr: 2 }, 2788),
+                (Replace { host: 1, addr: 2 }, 4031),
+                (Remove { host: 1, addr: 2 }, 805),
+            ],
+        ),
+        fault(
+            "a request that was made before a NAT came showed that there was none",
+            5_037_639,
+            Setup { scheduler: Redundant, routability: After, encap: false, ..CALM },
+            &[
+                (ForgeDestination { host: 1, addr: 1, datagrams: 2 }, 1562),
+                (ReplaceBoth { addrs: [2, 2] }, 92),
+                (Rekey { host: 1, child: false }, 5707),
+                (Nat { on: true }, 1551),
+                (ReplaceBoth { addrs: [1, 2] }, 13),
+            ],
         ),
     ]
 }
