@@ -262,6 +262,9 @@ impl IkeSa {
                 if let Some(old) = old.next().flatten() {
                     let new = Outer { addr: remote, ..old };
                     halves.remote.update(Replaces::One(old.addr.ip()), new);
+                } else if halves.pairs().next().is_none() {
+                    // Better there than nowhere.
+                    halves.remote.add(Outer::new(remote));
                 }
             },
         );

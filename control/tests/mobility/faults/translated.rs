@@ -201,5 +201,24 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (ReplaceBoth { addrs: [1, 2] }, 13),
             ],
         ),
+        fault(
+            "of a peer behind a NAT only an address was left to which there was no way, though it was heard from another one",
+            9_003_322,
+            Setup {
+                scheduler: Packet,
+                routability: After,
+                private: true,
+                filters: true,
+                addresses: [2, 1],
+                ..CALM
+            },
+            &[
+                (ReplaceBoth { addrs: [2, 2] }, 1041),
+                (Add { host: 1, addr: 0 }, 2602),
+                (ForgePort { host: 0, datagrams: 6 }, 1179),
+                (Add { host: 0, addr: 0 }, 2368),
+                (Remove { host: 1, addr: 2 }, 2887),
+            ],
+        ),
     ]
 }
