@@ -203,8 +203,11 @@ impl IkeSa {
     /// A request that went out several times without an answer may have been too large for the way.
     pub(super) fn cut_request_smaller(&mut self, ctx: &mut Ctx<'_>) {
         let size = if self.remote.is_ipv4() { SMALLEST_V4 } else { SMALLEST_V6 };
-        let Some(message) = self.pending.as_ref().map(|p| p.message.clone()) else { return };
-        let Some(message) = self.cut_to(ctx, &message, size) else { return };
+        let Some(earlier) = self.pending.as_ref().map(|p| p.message.clone()) else { return };
+        let Some(mut message) = self.cut_to(ctx, &earlier, size) else { return };
+        // Perhaps only the answer was lost. A peer that knows a retransmission by its octets answers again to the first
+        // fragment as it was, and to no other; one that has not answered yet drops that for its total.
+        message.datagrams = earlier.datagrams[..1].iter().chain(&*message.datagrams).cloned().collect();
         if let Some(pending) = &mut self.pending {
             pending.message = message;
             pending.restarted = pending.attempts;

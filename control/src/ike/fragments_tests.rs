@@ -143,6 +143,24 @@ fn a_larger_total_begins_anew() {
 }
 
 #[test]
+fn a_peer_that_knows_a_retransmission_by_its_octets_answers_again_after_the_fragments_shrank() {
+    let mut pair = Pair::up(|_, _| {});
+    let pieces = request(&mut pair);
+    let shrunk = pair.sa(0, |sa, ctx| {
+        sa.cut_request_smaller(ctx);
+        sa.pending.as_ref().unwrap().message.clone()
+    });
+    let datagrams: Vec<_> =
+        shrunk.datagrams().iter().map(|data| Datagram { data: data.clone(), ..pieces[0].clone() }).collect();
+    assert_eq!(datagrams[0].data, pieces[0].data);
+    // One that has part of the larger ones takes the smaller ones all the same, whichever comes first.
+    pair.deliver(1, pieces[1].clone());
+    pair.deliver(1, datagrams[1].clone());
+    pair.deliver(1, datagrams[0].clone());
+    completes(&mut pair, &datagrams[2..]);
+}
+
+#[test]
 fn rfc7383_2_6_1_only_the_first_fragment_asks_for_the_answer_again() {
     let mut pair = Pair::up(|_, _| {});
     let pieces = request(&mut pair);
