@@ -23,9 +23,7 @@ impl IkeSa {
         if (self.local, self.remote) == (local, remote) {
             return;
         }
-        // Whether there is a NAT on the way of the other family is not known.
-        self.peer_behind_nat |= self.remote.is_ipv4() != remote.is_ipv4();
-        (self.local, self.remote) = (local, remote);
+        self.goes_over((local, remote));
         // What goes over a pair of its own stays there.
         if let Some(pending) = self.pending.as_mut().filter(|p| p.via.is_none()) {
             pending.goes_over(path(local, remote));
@@ -35,6 +33,12 @@ impl IkeSa {
                 pending.next = pending.next.min(when);
             }
         }
+    }
+
+    /// Notes another current pair; whether there is a NAT on the way of another family is not known.
+    fn goes_over(&mut self, (local, remote): (SocketAddr, SocketAddr)) {
+        self.peer_behind_nat |= self.remote.is_ipv4() != remote.is_ipv4();
+        (self.local, self.remote) = (local, remote);
     }
 
     /// Our addresses that the connection may use and that lead to some address of the peer, or anywhere.
@@ -188,8 +192,7 @@ impl IkeSa {
         if self.mobility.version == Version::MobikeX || self.mobility.decides {
             info!(target: "IKE", "{} found a working path {}", self.name(), path(local, remote));
             self.mobility.previous = Some((self.local, self.remote));
-            self.peer_behind_nat |= self.remote.is_ipv4() != remote.is_ipv4();
-            (self.local, self.remote) = addresses;
+            self.goes_over(addresses);
             self.mobility.table.proven(self.current(), ctx.now);
             self.mobility.update_wanted = true;
             self.tasks.push_back(Task::Reconcile);
