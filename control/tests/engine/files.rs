@@ -9,13 +9,13 @@ use rcgen::{KeyPair, SignatureAlgorithm};
 
 use crate::made::{Ca, NOW, key};
 
-const P256: &SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
+pub const P256: &SignatureAlgorithm = &rcgen::PKCS_ECDSA_P256_SHA256;
 
 /// A folder that goes with the test.
-struct Folder(PathBuf);
+pub struct Folder(PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("mobikex-{}-{name}", std::process::id()));
         let _ = std::fs::remove_dir_all(&path);
         for folder in ["x509", "x509ca", "x509crl", "private", "pkcs12", "pubkey"] {
@@ -24,7 +24,7 @@ impl Folder {
         Self(path)
     }
 
-    fn put(&self, name: &str, octets: impl AsRef<[u8]>) -> &Self {
+    pub fn put(&self, name: &str, octets: impl AsRef<[u8]>) -> &Self {
         std::fs::write(self.0.join(name), octets).unwrap();
         self
     }
@@ -40,12 +40,14 @@ impl Folder {
     }
 
     fn load(&self, local: &str, remote: &str, secrets: &str) -> Result<Config, Vec<String>> {
-        self.put(
-            "swanctl.conf",
-            format!(
-                "connections {{ c {{\nlocal {{ {local} }}\nremote {{ {remote} }}\nchildren {{ k {{ }} }} }} }}\nsecrets {{\n{secrets}\n}}\n"
-            ),
-        );
+        self.load_text(&format!(
+            "connections {{ c {{\nlocal {{ {local} }}\nremote {{ {remote} }}\nchildren {{ k {{ }} }} }} }}\nsecrets {{\n{secrets}\n}}\n"
+        ))
+    }
+
+    /// Errors are without the path of the folder.
+    pub fn load_text(&self, text: &str) -> Result<Config, Vec<String>> {
+        self.put("swanctl.conf", text);
         config::load_at(&self.0.join("swanctl.conf"), Some(NOW)).map_err(|errors| {
             errors.iter().map(|e| e.to_string().replace(&format!("{}/", self.0.display()), "")).collect()
         })
@@ -58,7 +60,7 @@ impl Drop for Folder {
     }
 }
 
-fn pem(der: &[u8], label: &str) -> String {
+pub fn pem(der: &[u8], label: &str) -> String {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(|l| std::str::from_utf8(l).unwrap()).collect();

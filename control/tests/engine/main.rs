@@ -19,6 +19,8 @@ mod life;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;
+#[cfg(feature = "aws-lc")]
+mod shapes;
 #[allow(dead_code)] // What only the tests of mobility need.
 #[path = "../mobility/world.rs"]
 mod world;
