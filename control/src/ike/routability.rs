@@ -140,7 +140,9 @@ impl IkeSa {
         }
         if rebound {
             if !self.may_be_translated(remote) {
-                // It has told meanwhile where it is, and that is elsewhere.
+                // It has told meanwhile where it is, and that is elsewhere; what uses this address still checks it anew.
+                self.mobility.checks.remove(&remote);
+                self.want_checks(ctx.now);
                 return Ok(());
             }
             self.peer_rebound(ctx, remote);
@@ -165,7 +167,11 @@ impl IkeSa {
     pub(super) fn check_passed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
         self.mobility.checks.insert(remote, Check::Passed);
         if let Some(local) = self.source_toward(ctx, remote) {
-            self.mobility.table.proven(path(local, remote), ctx.now);
+            let way = path(local, remote);
+            // What UDP passes may stop plain ESP: there an echo has to come back first.
+            if self.encap || way == self.current() || !self.mobility.probes() {
+                self.mobility.table.proven(way, ctx.now);
+            }
         }
         self.mobility.table.hurry(remote, ctx.now);
         let until = ctx.now + RETIRED;

@@ -38,7 +38,7 @@ use super::roles::OriginalInitiator;
 use super::rules;
 use super::sets::Check;
 use super::versions::Version;
-use crate::config::{Connection, Unique};
+use crate::config::{Connection, ReturnRoutability, Unique};
 
 /// Port of IKE with the non-ESP marker (RFC 7296 2.23).
 pub(super) const NAT_T_PORT: u16 = 4500;
@@ -521,7 +521,11 @@ impl IkeSa {
 
     /// The addresses of the request that is being answered, where policy lets the peer be there, or else those in use.
     pub(super) fn asked_over(&self, ctx: &Ctx<'_>) -> (SocketAddr, SocketAddr) {
-        let over = self.answer_over.filter(|(_, remote, _)| self.acceptable(ctx, remote.ip()));
+        let unchecked = self.conn.return_routability == ReturnRoutability::Off && !self.peer_behind_nat;
+        let over = self.answer_over.filter(|(_, remote, _)| {
+            // Where nothing would be checked, whoever is on the way could write any source.
+            self.acceptable(ctx, remote.ip()) && (!unchecked || self.peer_addresses(ctx.now).contains(remote))
+        });
         over.map_or((self.local, self.remote), |(local, remote, _)| (local, remote))
     }
 

@@ -220,5 +220,39 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Remove { host: 1, addr: 2 }, 2887),
             ],
         ),
+        fault(
+            "a path was used since IKE had come through, though its NAT stopped plain ESP",
+            13_032_984,
+            Setup { scheduler: Backup, encap: false, v6: true, addresses: [1, 2], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [0, 0] }, 288),
+                (Add { host: 1, addr: 1 }, 136),
+                (Add { host: 0, addr: 1 }, 24),
+                (Nat { on: true }, 110),
+                (Remove { host: 0, addr: 0 }, 1266),
+            ],
+        ),
+        fault(
+            "a new Child SA began where somebody on the way had written that the request came from, and nothing checked it",
+            13_016_677,
+            Setup { transport: true, scheduler: Backup, routability: Off, ..CALM },
+            &[
+                (Jump { seconds: 5000 }, 1633),
+                (ForgeSource { host: 0, victim: 0, datagrams: 3 }, 1245),
+                (Up, 20),
+            ],
+        ),
+        fault(
+            "a check for a NAT came to nothing, and what the peer said of the same address meanwhile was not checked",
+            13_028_832,
+            Setup { scheduler: Packet, filters: true, v6: true, addresses: [2, 2], ..CALM },
+            &[
+                (Replace { host: 1, addr: 1 }, 686),
+                (Rekey { host: 1, child: true }, 25),
+                (Replace { host: 0, addr: 2 }, 195),
+                (HandRemove { host: 1, addr: 0, check: false }, 2779),
+                (ReplaceBoth { addrs: [0, 2] }, 677),
+            ],
+        ),
     ]
 }
