@@ -79,7 +79,9 @@ impl IkeSa {
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
         let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
-            if remote == self.remote {
+            let before =
+                self.mobility.previous.filter(|(_, before)| self.source_toward(ctx, *before).is_some());
+            if remote == self.remote && before.is_some() {
                 self.check_failed(ctx, remote, "there is no way to reach it");
             } else {
                 // There may be one when our addresses change; until then it makes no path.

@@ -366,6 +366,10 @@ fn random_schedules_end_well() {
     quietly(|| {
         for seed in (seed.unwrap_or(FIRST)..).take(count as usize) {
             let schedule = Schedule::random(seed);
+            if count == 1 {
+                // Before anything goes wrong, since one that does not come to an end says nothing.
+                println!("{schedule:?}");
+            }
             match attempt(&schedule) {
                 Ok(outcome) => survived += u64::from(outcome == Outcome::Survived),
                 Err(why) => {

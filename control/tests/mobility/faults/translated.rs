@@ -254,5 +254,28 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (ReplaceBoth { addrs: [0, 2] }, 677),
             ],
         ),
+        fault(
+            "an address that nothing led to was checked for ever, since what was before it was no better",
+            14_009_369,
+            Setup {
+                extended: false,
+                scheduler: Backup,
+                routability: After,
+                filters: true,
+                v6: true,
+                addresses: [1, 2],
+                loss: 10,
+                ..CALM
+            },
+            &[
+                (ForgeSource { host: 1, victim: 0, datagrams: 1 }, 2199),
+                (Add { host: 0, addr: 1 }, 802),
+                (Remove { host: 1, addr: 0 }, 2612),
+                (Traffic { host: 1, on: false }, 237),
+                (ForgePort { host: 0, datagrams: 5 }, 1873),
+                (Remove { host: 1, addr: 2 }, 26),
+                (Add { host: 0, addr: 0 }, 11656),
+            ],
+        ),
     ]
 }
