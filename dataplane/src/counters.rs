@@ -58,6 +58,35 @@ impl Serialize for DropCounts {
     }
 }
 
+/// How one worker has waited for work. Only it writes.
+#[derive(Debug, Default)]
+pub(crate) struct WaitCounters(CachePadded<[AtomicU64; 2]>);
+
+impl WaitCounters {
+    /// Counts one time that it `looked` for work, or else blocked until there was some.
+    pub(crate) fn add(&self, looked: bool) {
+        add_alone(&self.0[usize::from(looked)], 1);
+    }
+}
+
+/// A reading of how the workers have waited for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Waits {
+    /// Times that one blocked until there was work.
+    pub blocked: u64,
+    /// Times that one looked for work without blocking.
+    pub looked: u64,
+}
+
+impl Waits {
+    pub(crate) fn sum<'a>(workers: impl IntoIterator<Item = &'a WaitCounters>) -> Self {
+        workers.into_iter().fold(Self::default(), |sum, WaitCounters(counters)| {
+            let read = |n: usize| counters[n].load(Ordering::Relaxed);
+            Self { blocked: sum.blocked + read(0), looked: sum.looked + read(1) }
+        })
+    }
+}
+
 /// Traffic of one direction of an SA, in inner packets.
 #[derive(Debug, Default)]
 pub struct SaCounters {

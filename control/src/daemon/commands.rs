@@ -262,6 +262,7 @@ impl Daemon {
                 .collect(),
             drops: self.dataplane.counters().iter().map(|(reason, count)| (reason.name(), count)).collect(),
             tun,
+            waits: self.dataplane.waits(),
         }
     }
 }
