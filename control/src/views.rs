@@ -8,7 +8,6 @@ use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::ts::TrafficSelector;
-use mobikex_dataplane::counters::Waits;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -326,6 +325,15 @@ pub struct Stats {
     pub tun: Option<TunDrops>,
     /// How the packet workers have waited for work.
     pub waits: Waits,
+}
+
+/// How the packet workers have waited for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Waits {
+    /// Times that one blocked until there was work.
+    pub blocked: u64,
+    /// Times that one looked for work without blocking (`busy_poll`).
+    pub looked: u64,
 }
 
 /// What never came from the TUN device to us, or from us into the system.

@@ -70,7 +70,7 @@ impl WaitCounters {
 }
 
 /// A reading of how the workers have waited for work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Waits {
     /// Times that one blocked until there was work.
     pub blocked: u64,
