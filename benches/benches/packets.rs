@@ -1,4 +1,4 @@
-//! What packets cost without I/O: sealing and opening beside the bare AEAD of the same provider, replay windows, finding an
+//! What packets cost without I/O: sealing and opening beside the bare AEAD of the default provider, replay windows, finding an
 //! SA or a policy among many, checksums, and cutting and merging super-packets.
 //!
 //! `cargo bench --bench packets`; after criterion's own figures come the ratios and whether the goals are reached, with
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{Bencher, Criterion};
 use mobikex_benches::sample::{self, packet, sa};
+use mobikex_common::crypto::provider_name;
 use mobikex_common::wire::checksum;
 use mobikex_common::wire::ip::Packet;
 use mobikex_common::wire::virtio::{Gso, Header};
@@ -303,6 +304,7 @@ fn median(times: &mut [f64]) -> f64 {
 
 /// Everything that has a goal.
 fn contests() -> Vec<serde_json::Value> {
+    println!("ESP with AES-256-GCM by {}, the bare AEAD by aws-lc-rs", provider_name());
     let mut verdicts = Vec::new();
     for (len, most) in SIZES.into_iter().zip([1.4, 1.15]) {
         let (mut bare, mut ours) = (Bare::new(len), Receiver::new(1, 64, len));
