@@ -1,4 +1,4 @@
-//! What packets cost without I/O: sealing and opening beside the bare AEAD of the same provider, replay windows, finding an
+//! What packets cost without I/O: sealing and opening beside the bare AEAD of the default provider, replay windows, finding an
 //! SA or a policy among many, checksums, and cutting and merging super-packets.
 //!
 //! `cargo bench --bench packets`; after criterion's own figures come the ratios and whether the goals are reached, with
@@ -10,13 +10,15 @@ use std::time::{Duration, Instant};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use criterion::{Bencher, Criterion};
-use mobikex_benches::sample::{packet, sa};
-use mobikex_common::spi::Spi;
+use mobikex_benches::sample::{self, packet, sa};
+use mobikex_common::crypto::provider_name;
 use mobikex_common::wire::checksum;
 use mobikex_common::wire::ip::Packet;
 use mobikex_common::wire::virtio::{Gso, Header};
-use mobikex_dataplane::esp::{self, Content, HEADROOM, IvSource, OuterInfo, ReplayTable};
+use mobikex_dataplane::counters::Tally;
+use mobikex_dataplane::esp::{self, HEADROOM, IvSource, OuterInfo, ReplayTable};
 use mobikex_dataplane::offload::{Coalescer, Segments};
+use mobikex_dataplane::paths::Traffic;
 use mobikex_dataplane::published::pin;
 use mobikex_dataplane::tables::{Lookup, Tables};
 
@@ -85,6 +87,9 @@ struct Receiver {
     tables: Tables,
     replay: ReplayTable,
     ivs: IvSource,
+    outer: OuterInfo,
+    /// What is sealed as one packet many times.
+    packet: Vec<u8>,
     /// The packets' octets, with room in front.
     data: Vec<u8>,
     count: u32,
@@ -102,7 +107,8 @@ impl Receiver {
         }
         let data = vec![0; CHUNK * Self::slot(len)];
         let (replay, ivs) = (ReplayTable::new(1), IvSource::from_seed([7; 32]));
-        Self { tables, replay, ivs, data, count, next: 0, len }
+        let outer = OuterInfo { path: sa(0).addresses.paths[0].path, tos: 0, encap: true };
+        Self { tables, replay, ivs, outer, packet: packet(0, 0, len), data, count, next: 0, len }
     }
 
     fn slot(len: usize) -> usize {
@@ -121,31 +127,23 @@ impl Receiver {
         }
     }
 
-    /// Seals the same packet so many times.
+    /// Seals the same packet so many times, as a worker does with a run.
     fn seal(&mut self, count: usize) {
-        let bytes = packet(0, 0, self.len);
-        let parsed = Packet::parse(&bytes).expect("a packet");
+        let parsed = Packet::parse(&self.packet).expect("a packet");
         let guard = pin();
-        let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(sa, set) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let traffic = Traffic { flow_hash: 0, assigned: None, turn: 0, len: self.len, ends: None };
+        let (path, mut tally) = (set.choose(&traffic).expect("a path"), Tally::default());
         for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
-            black_box(esp::seal(sa, &parsed, &mut slot[HEADROOM..], &mut self.ivs).expect("it is sealed"));
+            black_box(sample::seal(sa, path, &parsed, &mut slot[HEADROOM..], &mut self.ivs, &mut tally));
         }
     }
 
-    /// Opens what was sealed last, as a worker does: by SPI, under one guard.
+    /// Opens what was sealed last, as a worker does: by SPI in runs, under one guard.
     fn open(&mut self, count: usize) {
-        let path = sa(0).addresses.paths[0].path;
-        let outer = OuterInfo { path, tos: 0, encap: true };
         let guard = pin();
-        for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
-            let spi = slot[HEADROOM..].first_chunk().expect("an SPI");
-            let sa = self.tables.lookup_inbound(Spi(u32::from_be_bytes(*spi)), &guard).expect("an SA");
-            let window = self.replay.window(sa).expect("a window");
-            let end = slot.len();
-            let opened = esp::open(sa, window, slot, HEADROOM..end, &outer, &guard).expect("it is opened");
-            assert!(matches!(opened.content, Content::Packet(_)));
-            black_box(opened);
-        }
+        let slots = self.data.chunks_mut(Self::slot(self.len)).take(count);
+        sample::open(&self.tables, &mut self.replay, slots, &self.outer, &guard);
     }
 
     /// Times the opening alone.
@@ -306,6 +304,7 @@ fn median(times: &mut [f64]) -> f64 {
 
 /// Everything that has a goal.
 fn contests() -> Vec<serde_json::Value> {
+    println!("ESP with AES-256-GCM by {}, the bare AEAD by aws-lc-rs", provider_name());
     let mut verdicts = Vec::new();
     for (len, most) in SIZES.into_iter().zip([1.4, 1.15]) {
         let (mut bare, mut ours) = (Bare::new(len), Receiver::new(1, 64, len));
@@ -343,6 +342,8 @@ fn main() {
         c.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(2)).sample_size(50)
     };
     let mut c = quick(Criterion::default()).configure_from_args();
+    // What an SA costs at its first packet in a direction.
+    c.bench_function("make an AES-256-GCM key", |b| b.iter(key));
     SIZES.into_iter().for_each(|len| single(&mut c, len));
     many(&mut c);
     offloads(&mut c);

@@ -1,5 +1,13 @@
 //! SAs, address sets and packets to measure with.
 
+use mobikex_common::wire::ip::Packet;
+use mobikex_dataplane::counters::Tally;
+use mobikex_dataplane::esp::{self, Content, HEADROOM, IvSource, Opener, OuterInfo, ReplayTable};
+use mobikex_dataplane::paths::Chosen;
+use mobikex_dataplane::published::Guard;
+use mobikex_dataplane::sad::OutboundSa;
+use mobikex_dataplane::tables::Tables;
+use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use mobikex_common::addr::{AddressSet, Path, Scheduler, WeightedPath};
@@ -65,4 +73,52 @@ pub fn packet(id: u32, index: u32, len: usize) -> Vec<u8> {
     let sum = checksum::finish(checksum::sum(&packet[20..], pseudo));
     packet[36..38].copy_from_slice(&sum.to_be_bytes());
     packet
+}
+
+/// Seals a packet of `sa` for a path as a worker does, one of a run; the octets of the ESP packet.
+///
+/// # Panics
+/// When it cannot be sealed.
+pub fn seal<'s>(
+    sa: &'s OutboundSa,
+    path: Chosen<'s>,
+    packet: &Packet<'_>,
+    out: &mut [u8],
+    ivs: &mut IvSource,
+    tally: &mut Tally<'s>,
+) -> usize {
+    let frame = esp::frame(sa, packet).expect("it can be sealed");
+    let text = packet.bytes();
+    let len = sa.sealed_len(text.len());
+    let number = sa.reserve(1).expect("a number").next().expect("a number");
+    out[sa.text_offset()..][..text.len()].copy_from_slice(text);
+    esp::seal_in_place(sa, number, &frame, text.len(), &mut out[..len], ivs).expect("it is sealed");
+    tally.add(sa, path.counters, (1, packet.total_len), (1, len));
+    len
+}
+
+/// Opens ESP packets as a worker does, in runs of one SA. Each slot has the room in front of its packet and ends with it.
+///
+/// # Panics
+/// When one is of no SA or is not authentic.
+pub fn open<'a>(
+    tables: &Tables,
+    replay: &mut ReplayTable,
+    slots: impl Iterator<Item = &'a mut [u8]>,
+    outer: &OuterInfo,
+    guard: &Guard,
+) {
+    let spi = |slot: &[u8]| u32::from_be_bytes(*slot[HEADROOM..].first_chunk().expect("an SPI"));
+    let mut slots = slots.peekable();
+    while let Some(first) = slots.peek() {
+        let run = spi(first);
+        let sa = tables.lookup_inbound(Spi(run), guard).expect("an SA");
+        let window = replay.window(sa).expect("a window");
+        let mut opener = Opener::new(sa, window, outer, guard).expect("a path");
+        while let Some(slot) = slots.next_if(|slot| spi(slot) == run) {
+            let opened = opener.open(slot, HEADROOM..slot.len()).expect("it is opened");
+            assert!(matches!(opened.content, Content::Packet(_)) && opened.on_path);
+            black_box(opened);
+        }
+    }
 }

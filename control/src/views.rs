@@ -323,6 +323,17 @@ pub struct Stats {
     pub drops: BTreeMap<&'static str, u64>,
     /// What the kernel dropped at the TUN device; absent when it does not say.
     pub tun: Option<TunDrops>,
+    /// How the packet workers have waited for work.
+    pub waits: Waits,
+}
+
+/// How the packet workers have waited for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Waits {
+    /// Times that one blocked until there was work.
+    pub blocked: u64,
+    /// Times that one looked for work without blocking (`busy_poll`).
+    pub looked: u64,
 }
 
 /// What never came from the TUN device to us, or from us into the system.
@@ -358,6 +369,11 @@ impl fmt::Display for Stats {
         for (notify, count) in &self.actions_refused {
             writeln!(f, "  {notify:<24} {count:>10}")?;
         }
+        writeln!(
+            f,
+            "packet workers: waited for work {} times, looked for it {} times",
+            self.waits.blocked, self.waits.looked
+        )?;
         writeln!(f, "packets dropped:")?;
         for (name, count) in self.drops.iter().filter(|(_, count)| **count != 0) {
             let text = DropReason::ALL.iter().find(|r| r.name() == *name).map_or("", |r| r.text());
@@ -542,6 +558,7 @@ branch: DOWN, IKEv2
             actions_refused: BTreeMap::new(),
             drops: BTreeMap::from([("out_no_policy", 4), ("in_no_sa", 0)]),
             tun: Some(TunDrops { device: "tun9".into(), tx_dropped: 5, rx_dropped: 0 }),
+            waits: Waits { blocked: 8, looked: 9 },
         };
         let want = "\
 mobikex 1.0, cryptography by ring, up 7s
@@ -550,6 +567,7 @@ CHILD_SAs: 2, 2 INSTALLED
 IKE messages ignored:
   unknown_spi                       3
 actions on addresses refused:
+packet workers: waited for work 8 times, looked for it 9 times
 packets dropped:
   out_no_policy                     4  No policy covers a packet from the TUN device.
 packets dropped by the kernel at tun9:
@@ -572,6 +590,7 @@ packets dropped by the kernel at tun9:
             actions_refused: BTreeMap::from([("DOES_NOT_FIT_SPD".into(), 3)]),
             drops: BTreeMap::new(),
             tun: None,
+            waits: Waits::default(),
         };
         let line = format!("actions on addresses refused:\n  DOES_NOT_FIT_SPD {:>18}\n", 3);
         assert!(stats.to_string().contains(&line), "{stats}");

@@ -7,6 +7,8 @@ use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
 use serde::{Serialize, Serializer};
 
+use crate::sad::OutboundSa;
+
 /// One worker's drops by reason. Only its worker writes, so that an increment is a load and a store.
 #[derive(Debug, Default)]
 pub struct DropCounters(CachePadded<[AtomicU64; DropReason::ALL.len()]>);
@@ -53,6 +55,35 @@ impl DropCounts {
 impl Serialize for DropCounts {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter().map(|(reason, count)| (reason.name(), count)))
+    }
+}
+
+/// How one worker has waited for work. Only it writes.
+#[derive(Debug, Default)]
+pub(crate) struct WaitCounters(CachePadded<[AtomicU64; 2]>);
+
+impl WaitCounters {
+    /// Counts one time that it `looked` for work, or else blocked until there was some.
+    pub(crate) fn add(&self, looked: bool) {
+        add_alone(&self.0[usize::from(looked)], 1);
+    }
+}
+
+/// A reading of how the workers have waited for work.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Waits {
+    /// Times that one blocked until there was work.
+    pub blocked: u64,
+    /// Times that one looked for work without blocking.
+    pub looked: u64,
+}
+
+impl Waits {
+    pub(crate) fn sum<'a>(workers: impl IntoIterator<Item = &'a WaitCounters>) -> Self {
+        workers.into_iter().fold(Self::default(), |sum, WaitCounters(counters)| {
+            let read = |n: usize| counters[n].load(Ordering::Relaxed);
+            Self { blocked: sum.blocked + read(0), looked: sum.looked + read(1) }
+        })
     }
 }
 
@@ -108,9 +139,10 @@ pub struct PathCounters {
 }
 
 impl PathCounters {
-    /// Counts one authentic ESP packet from the peer. Only the worker that owns the inbound SA does.
-    pub fn count_in(&self, bytes: usize) {
-        add_alone(&self.packets_in, 1);
+    /// Counts authentic ESP packets from the peer, of `bytes` octets together. Only the worker that owns the inbound SA
+    /// does.
+    pub fn count_in(&self, packets: usize, bytes: usize) {
+        add_alone(&self.packets_in, packets as u64);
         add_alone(&self.bytes_in, bytes as u64);
     }
 
@@ -140,6 +172,62 @@ impl PathCounters {
             packets_out: read(&self.packets_out),
             bytes_out: read(&self.bytes_out),
         }
+    }
+}
+
+/// What has gone out on one SA over one path and is not counted yet. Workers may share what they count for, so that each
+/// addition is a locked one: those of a run of packets are made together.
+#[derive(Default)]
+pub struct Tally<'a> {
+    run: Option<Run<'a>>,
+}
+
+struct Run<'a> {
+    sa: &'a OutboundSa,
+    path: &'a PathCounters,
+    packets: usize,
+    octets: usize,
+    sealed: u64,
+    sealed_octets: usize,
+}
+
+impl<'a> Tally<'a> {
+    /// Counts inner packets of `octets` octets together, and the ESP packets handed to the network by `path`.
+    pub fn add(
+        &mut self,
+        sa: &'a OutboundSa,
+        path: &'a PathCounters,
+        (packets, octets): (usize, usize),
+        (sealed, sealed_octets): (u64, usize),
+    ) {
+        let same = |run: &Run<'_>| std::ptr::eq(run.sa, sa) && std::ptr::eq(run.path, path);
+        if !self.run.as_ref().is_some_and(same) {
+            self.count();
+        }
+        let none = Run { sa, path, packets: 0, octets: 0, sealed: 0, sealed_octets: 0 };
+        let run = self.run.get_or_insert(none);
+        run.packets += packets;
+        run.octets += octets;
+        run.sealed += sealed;
+        run.sealed_octets += sealed_octets;
+        if sa.is_limited() {
+            // What the next packet may do depends on it.
+            self.count();
+        }
+    }
+
+    /// Counts what there is.
+    pub fn count(&mut self) {
+        if let Some(Run { sa, path, packets, octets, sealed, sealed_octets }) = self.run.take() {
+            sa.count(packets, octets);
+            path.count_out(sealed, sealed_octets);
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.count();
     }
 }
 
@@ -191,6 +279,8 @@ fn add_alone(counter: &AtomicU64, by: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{GCM, outbound, params};
+    use mobikex_common::sa::{ChildSaParams, Mode, VolumeLimits};
 
     #[test]
     fn drops_are_summed_over_workers() {
@@ -201,5 +291,27 @@ mod tests {
         let sum = DropCounts::sum([&a, &b]);
         assert_eq!((sum.get(DropReason::InNoSa), sum.get(DropReason::OutNoSa)), (2, 3));
         assert_eq!(sum.iter().map(|(_, n)| n).sum::<u64>(), 5);
+    }
+
+    #[test]
+    fn what_a_tally_holds_is_counted_when_another_begins_or_it_ends() {
+        let limits = VolumeLimits { hard_packets: Some(9), ..VolumeLimits::default() };
+        let sas = [1, 2].map(|id| outbound(&params(id, Mode::Tunnel, GCM)));
+        let limited = outbound(&ChildSaParams { limits, ..params(3, Mode::Tunnel, GCM) });
+        let paths = [PathCounters::default(), PathCounters::default()];
+        let sums = |sa: &OutboundSa| (sa.counters().packets(), sa.counters().bytes());
+        let mut tally = Tally::default();
+        tally.add(&sas[0], &paths[0], (1, 40), (1, 80));
+        tally.add(&sas[0], &paths[0], (2, 100), (3, 200));
+        assert_eq!(sums(&sas[0]), (0, 0));
+        tally.add(&sas[0], &paths[1], (1, 1), (1, 2));
+        assert_eq!((sums(&sas[0]), paths[0].octets_out(), paths[1].octets_out()), ((3, 140), 280, 0));
+        tally.add(&sas[1], &paths[1], (1, 1), (1, 2));
+        assert_eq!((sums(&sas[0]), sums(&sas[1]), paths[1].octets_out()), ((4, 141), (0, 0), 2));
+        tally.add(&limited, &paths[1], (1, 7), (1, 2));
+        assert_eq!((sums(&sas[1]), sums(&limited), paths[1].octets_out()), ((1, 1), (1, 7), 6));
+        tally.add(&sas[0], &paths[0], (1, 1), (1, 1));
+        drop(tally);
+        assert_eq!((sums(&sas[0]), paths[0].packets_out.load(Ordering::Relaxed)), ((5, 142), 5));
     }
 }

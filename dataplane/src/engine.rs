@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Receiver;
 use mio::{Poll, Waker};
@@ -15,7 +15,7 @@ use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::MAX_SLOTS;
 use mobikex_common::wire::echo::Echo;
 
-use crate::counters::{DropCounters, DropCounts};
+use crate::counters::{DropCounters, DropCounts, WaitCounters, Waits};
 use crate::esp::IvSource;
 use crate::io::{Meta, RawEspSocket, Tun, TunOffload, UdpSocket, steering};
 use crate::paths::FlowTable;
@@ -46,6 +46,8 @@ pub struct DataplaneConfig {
     /// Move many packets at once where the system can: super-packets of the TUN device, datagrams that the system cuts
     /// and merges.
     pub offload: bool,
+    /// How long a worker that has had work looks for more before it waits for some; zero waits at once.
+    pub busy_poll: Duration,
 }
 
 impl Default for DataplaneConfig {
@@ -60,6 +62,7 @@ impl Default for DataplaneConfig {
             slots: 131_072,
             raw_esp: false,
             offload: true,
+            busy_poll: Duration::ZERO,
         }
     }
 }
@@ -105,6 +108,7 @@ pub(crate) struct Shared {
     pub(crate) tables: Tables,
     pub(crate) flows: FlowTable,
     pub(crate) drops: Box<[DropCounters]>,
+    pub(crate) waits: Box<[WaitCounters]>,
     pub(crate) rings: Box<[Ring]>,
     pub(crate) upcalls: Upcalls,
     pub(crate) stop: AtomicBool,
@@ -181,6 +185,7 @@ impl Dataplane {
             tables: Tables::new(config.slots),
             flows: FlowTable::new(),
             drops: (0..config.workers).map(|_| DropCounters::new()).collect(),
+            waits: (0..config.workers).map(|_| WaitCounters::default()).collect(),
             rings,
             upcalls,
             stop: AtomicBool::new(false),
@@ -222,7 +227,8 @@ impl Dataplane {
                 this.sockets.raw6 = sockets.raw6.as_ref().map(RawEspSocket::try_clone).transpose()?;
             }
             let core = cores.get(index).copied();
-            let worker = Worker::new(index, shared.clone(), poll, queue, sockets, segments)?;
+            let worker =
+                Worker::new(index, shared.clone(), poll, queue, sockets, segments, config.busy_poll)?;
             this.spawn(index, worker, core)?;
         }
         tracing::info!(tun = this.tun_name, port, workers = config.workers, steered, "packet path is up");
@@ -290,6 +296,11 @@ impl Dataplane {
     /// Drops by reason since the start.
     pub fn counters(&self) -> DropCounts {
         DropCounts::sum(self.shared.drops.iter())
+    }
+
+    /// How the workers have waited for work since the start.
+    pub fn waits(&self) -> Waits {
+        Waits::sum(self.shared.waits.iter())
     }
 
     /// Milliseconds on the clock that the SAs' `last_in` and `last_out` are read from.

@@ -791,7 +791,7 @@ mod tests {
                         let first = paths.choose(&traffic).unwrap();
                         assert!(own(first.path.path));
                         assert!(paths.others(first, &traffic).all(|other| own(other.path.path)));
-                        paths.find(&stays.path, true).unwrap().counters.count_in(1);
+                        paths.find(&stays.path, true).unwrap().counters.count_in(1, 1);
                         (counted, turn) = (counted + 1, turn + 1);
                     }
                     counted

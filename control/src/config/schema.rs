@@ -48,6 +48,7 @@ pub(super) const DAEMON: SectionSpec = SectionSpec {
         ("workers", Here),
         ("pin", Here),
         ("offload", Here),
+        ("busy_poll", Here),
         ("table", Here),
         ("priority", Here),
         ("mark", Here),

@@ -183,13 +183,17 @@ fn the_daemons_own_settings() {
         "t.conf",
         "mobikex { port = 1500  port_nat_t = 14500  tun = mx7  mtu = 1380  workers = 2  pin = yes  table = 777\n\
          priority = 100  mark = 0x77  max_child_sas = 1024  cookie_threshold = 0  half_open_limit = 500\n\
-         offload = no  fragment_size = 576 }\n",
+         offload = no  busy_poll = 50us  fragment_size = 576 }\n",
     );
     let config = config.unwrap();
-    let device = "  TUN device mx7, MTU 1380, 2 packet workers, pinned, without offloads";
+    let device = "  TUN device mx7, MTU 1380, 2 packet workers, pinned, polling for 50us before they wait, without offloads";
     assert!(config.describe().lines().any(|line| line == device), "{}", config.describe());
     let d = config.daemon;
     assert!(!d.offload && DaemonSettings::default().offload);
+    assert_eq!(
+        (d.busy_poll, DaemonSettings::default().busy_poll),
+        (Duration::from_micros(50), Duration::ZERO)
+    );
     assert_eq!(
         (d.port, d.port_nat_t, d.tun.as_str(), d.mtu, d.workers, d.pin),
         (1500, 14_500, "mx7", 1380, Some(2), true)

@@ -65,6 +65,19 @@ pub(super) fn milliseconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time from 10ms to 60s".to_string())
 }
 
+/// `50us`, `1ms`: up to 10 ms; zero needs no unit.
+pub(super) fn busy_poll(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1), ("ms", 1000)];
+    let found = units.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)));
+    let time = match found {
+        Some((digits, factor)) => unsigned(digits.trim_end()).and_then(|n| n.checked_mul(factor)),
+        None => unsigned(text).filter(|n| *n == 0),
+    };
+    time.filter(|us| *us <= 10_000)
+        .map(Duration::from_micros)
+        .ok_or_else(|| "0, or a time such as 50us or 1ms, at most 10ms".to_string())
+}
+
 /// `50mbit`, `64kbit`, `1gbit`: a rate in bit/s, above zero.
 pub(super) fn rate(text: &str) -> Result<u64, String> {
     let units = [("kbit", 1_000), ("mbit", 1_000_000), ("gbit", 1_000_000_000), ("bit", 1)];
@@ -213,6 +226,16 @@ mod tests {
         }
         for bad in ["", "s", "-1", "+1", "1w", "1.5h", "99999999999999999999d", "3651d", "4 h 3"] {
             assert!(time(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_of_busy_polling() {
+        for (text, us) in [("0", 0), ("0us", 0), ("50us", 50), ("1ms", 1000), ("10 ms", 10_000)] {
+            assert_eq!(busy_poll(text), Ok(Duration::from_micros(us)), "{text}");
+        }
+        for bad in ["", "us", "50", "-1us", "11ms", "10001us", "1s", "99999999999999999999us"] {
+            assert!(busy_poll(bad).is_err(), "{bad}");
         }
     }
 

@@ -14,7 +14,9 @@ use super::operation::Operation;
 use crate::credentials::{certificates_data, certificates_text, unix_now};
 use crate::ike::{AddressAction, Command, CommandError, IkeSaView};
 use crate::protocol::{AddressVerb, Reply, Request, Target};
-use crate::views::{PathTraffic, Pools, Sas, Stats, Traffic, TunDrops, connections_data, connections_text};
+use crate::views::{
+    PathTraffic, Pools, Sas, Stats, Traffic, TunDrops, Waits, connections_data, connections_text,
+};
 
 /// IKE SAs in one part of a view.
 const SAS_AT_ONCE: usize = 64;
@@ -247,6 +249,7 @@ impl Daemon {
                 None
             }
         };
+        let waits = self.dataplane.waits();
         Stats {
             version: env!("CARGO_PKG_VERSION"),
             crypto: provider_name(),
@@ -262,6 +265,7 @@ impl Daemon {
                 .collect(),
             drops: self.dataplane.counters().iter().map(|(reason, count)| (reason.name(), count)).collect(),
             tun,
+            waits: Waits { blocked: waits.blocked, looked: waits.looked },
         }
     }
 }

@@ -117,6 +117,7 @@ pub fn run(options: &Options) -> Result<(), DaemonError> {
         slots: settings.max_child_sas,
         raw_esp: needs_raw_esp(&config),
         offload: settings.offload,
+        busy_poll: settings.busy_poll,
     })?;
     let sockets = IkeSockets::open(settings.port, settings.mark, dataplane.control_sockets())?;
     netlink.set_link_up(dataplane.tun_index(), settings.mtu)?;

@@ -288,13 +288,13 @@ mod tests {
             wishes: Default::default(),
             elsewhere: false,
         };
-        let half_open = State::HalfOpen(handshake());
-        let auth_sent = State::AuthSent(crate::ike::sa::AuthSent {
+        let half_open = State::HalfOpen(Box::new(handshake()));
+        let auth_sent = State::AuthSent(Box::new(crate::ike::sa::AuthSent {
             handshake: handshake(),
             local_id: "a.example".parse().unwrap(),
             child: None,
             eap: None,
-        });
+        }));
         let established = State::Established(peer());
         for exchange in (0..=255).map(ExchangeType) {
             for response in [false, true] {

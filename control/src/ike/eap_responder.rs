@@ -95,7 +95,7 @@ impl IkeSa {
         answer.push(Payload::Eap(first));
         let handshake = std::mem::take(handshake);
         self.state = State::EapServing(Box::new(EapServing {
-            handshake,
+            handshake: *handshake,
             conn,
             local_id,
             id: id.clone(),

@@ -43,7 +43,7 @@ impl IkeSa {
         let method = conn.proposals.first().and_then(|p| p.kes.first()).copied();
         let method = method.ok_or_else(|| IkeError::NoProposal("the connection has no proposals".into()))?;
         let spi = IkeSpi::random(ctx.rng);
-        let state = State::InitSent(InitSent {
+        let state = State::InitSent(Box::new(InitSent {
             ke: PrivateKey::generate(method, ctx.rng),
             method,
             ni: ctx.nonce(),
@@ -52,7 +52,7 @@ impl IkeSa {
             pairs,
             cookie: None,
             rounds: 0,
-        });
+        }));
         let mut sa = Self::new(ctx, conn, OriginalInitiator::Us, (spi, IkeSpi::ZERO), (local, remote), state);
         sa.wanted = wanted.into();
         info!(target: "IKE", "initiating IKE_SA {} to {}", sa.name(), remote.ip());
@@ -331,7 +331,7 @@ impl IkeSa {
         if offer.is_some() {
             info!(target: "IKE", "establishing CHILD_SA {}", self.name());
         }
-        self.state = State::AuthSent(AuthSent { handshake, local_id, child: offer, eap });
+        self.state = State::AuthSent(Box::new(AuthSent { handshake, local_id, child: offer, eap }));
         self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
     }
 
@@ -374,11 +374,11 @@ impl IkeSa {
                 return Err(self.close(ctx, &reason, false));
             }
         };
-        let State::AuthSent(AuthSent { handshake, child, .. }) =
-            std::mem::replace(&mut self.state, State::Established(peer.clone()))
+        let State::AuthSent(sent) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
         else {
             return Ok(());
         };
+        let AuthSent { handshake, child, .. } = *sent;
         if let Err(error) = self.conclude_mobility(ctx, payloads) {
             // The peer believes in the SA, so it must hear that there is none.
             child.into_iter().for_each(|offer| ctx.spis.release(offer.spi_in));

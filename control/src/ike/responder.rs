@@ -111,7 +111,7 @@ impl IkeSa {
             OriginalInitiator::Peer,
             (spi_i, spi_r),
             addresses,
-            State::HalfOpen(handshake),
+            State::HalfOpen(Box::new(handshake)),
         );
         sa.nat_t = nat_t;
         sa.suite = Some(suite);
@@ -321,7 +321,7 @@ impl IkeSa {
             self.check_alone(ctx, &peer, &local_id)?;
         }
         let handshake = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
-            State::HalfOpen(handshake) => handshake,
+            State::HalfOpen(handshake) => *handshake,
             State::EapServing(serving) => serving.into_handshake(),
             _ => return Ok(()),
         };

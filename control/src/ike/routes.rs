@@ -166,7 +166,7 @@ impl IkeSa {
         let elsewhere = (local, remote) != (self.local, self.remote);
         let mobile = self.mobility.version != Version::None && self.acceptable(ctx, remote.ip());
         let patience = if elsewhere { 0 } else { QUICK_ATTEMPTS };
-        let waits = |p: &&mut Pending| p.attempts > patience && p.via.is_none();
+        let waits = |p: &&mut Box<Pending>| p.attempts > patience && p.via.is_none();
         let Some(pending) = self.pending.as_mut().filter(waits).filter(|_| mobile) else { return };
         let before = pending.credit.filter(|(from, _)| *from == remote).map_or(0, |(_, credit)| credit);
         let credit = before.saturating_add(3 * octets);

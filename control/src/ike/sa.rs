@@ -67,14 +67,14 @@ const FORGOTTEN: Duration = Duration::from_secs(3);
 /// Pairs of addresses that are remembered for one request: more than it is sent over, unless both sides move all the time.
 const MAX_WAYS: usize = 32;
 
-/// Where an IKE SA is in its life.
+/// Where an IKE SA is in its life. The last state is the one that lasts, so that the others take no room in it.
 pub(super) enum State {
     /// We sent IKE_SA_INIT.
-    InitSent(InitSent),
+    InitSent(Box<InitSent>),
     /// We answered IKE_SA_INIT and wait for IKE_AUTH.
-    HalfOpen(Handshake),
+    HalfOpen(Box<Handshake>),
     /// We sent IKE_AUTH.
-    AuthSent(AuthSent),
+    AuthSent(Box<AuthSent>),
     /// We answered IKE_AUTH, and the initiator proves itself in EAP.
     EapServing(Box<EapServing>),
     /// Both sides have proven themselves.
@@ -265,7 +265,8 @@ pub(super) struct IkeSa {
     pub(super) tasks: VecDeque<Task>,
     /// Tasks that the peer asked us to try later (TEMPORARY_FAILURE).
     pub(super) retries: Vec<(Instant, Task)>,
-    pub(super) pending: Option<Pending>,
+    /// Most of the time there is none.
+    pub(super) pending: Option<Box<Pending>>,
     pub(super) next_request: u32,
     pub(super) expected_request: u32,
     pub(super) last_response: Option<Outgoing>,
@@ -463,7 +464,7 @@ impl IkeSa {
             Ok(()) => (ctx.now + pause, 0),
             Err(when) => (when, 1),
         };
-        self.pending = Some(Pending {
+        self.pending = Some(Box::new(Pending {
             message_id,
             exchange,
             message: message.clone(),
@@ -473,7 +474,7 @@ impl IkeSa {
             ways: vec![path],
             credit: None,
             next,
-        });
+        }));
         Ok(message)
     }
 
@@ -744,17 +745,19 @@ impl IkeSa {
 
     /// Frees the SPIs that requests under way have reserved.
     pub(super) fn release_offers(&mut self, ctx: &mut Ctx<'_>) {
-        if let Some(Pending { exchange: Exchange::CreateChild(offer), .. }) = self.pending.take() {
+        if let Some(Exchange::CreateChild(offer)) = self.pending.take().map(|pending| pending.exchange) {
             ctx.spis.release(offer.spi_in);
         }
-        if let State::AuthSent(AuthSent { child: Some(offer), .. }) = &self.state {
+        if let State::AuthSent(sent) = &self.state
+            && let Some(offer) = &sent.child
+        {
             ctx.spis.release(offer.spi_in);
         }
     }
 
     /// The state's name in the status view.
     pub(super) fn state_name(&self) -> &'static str {
-        let deleting = matches!(self.pending, Some(Pending { exchange: Exchange::DeleteIke(_), .. }));
+        let deleting = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke(_)));
         match (&self.state, self.rekeyed_by) {
             (_, Some(_)) => "REKEYED",
             (State::Established(_), None) if deleting => "DELETING",

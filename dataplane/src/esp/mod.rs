@@ -1,4 +1,4 @@
-//! ESP (RFC 4303) as pure functions: [`seal()`] an IP packet for an SA, [`open()`] what came from the peer.
+//! ESP (RFC 4303) as pure functions: [`seal()`] an IP packet for an SA, [`open()`] what came from the peer, one by one or in runs.
 
 mod ecn;
 mod open;
@@ -9,11 +9,11 @@ mod transport;
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
 
-pub use open::{Content, HEADROOM, Opened, OuterInfo, open};
+pub use open::{Content, HEADROOM, Opened, Opener, OuterInfo, open};
 pub use replay::{ReplayTable, ReplayWindow, WINDOW_MAX, WINDOW_MIN};
 pub use seal::{Frame, Sealed, frame, must_stay_whole, seal, seal_echo, seal_in_place};
 
-/// Proof that the packet with this sequence number passed the integrity check. Only [`open`] makes one, so a
+/// Proof that the packet with this sequence number passed the integrity check. Only [`Opener`] makes one, so a
 /// replay window cannot move on the word of an unauthenticated packet.
 #[derive(Debug)]
 pub struct Authenticated(u64);

@@ -12,7 +12,7 @@ use mobikex_common::wire::esp::{
 use mobikex_common::wire::ip::Packet;
 
 use super::{Authenticated, Covered, ReplayWindow, ecn, transport};
-use crate::paths::PathSet;
+use crate::paths::{Chosen, PathSet};
 use crate::published::Guard;
 use crate::sad::{InboundSa, Selectors};
 
@@ -56,8 +56,8 @@ pub enum Content {
     Nothing(DropReason),
 }
 
-/// Opens the ESP packet at `esp` in `buffer`, in place. [`HEADROOM`] octets before it may be overwritten. The
-/// caller has found `sa` by the packet's SPI, and `replay` is its window.
+/// Opens the ESP packet at `esp` in `buffer`, in place: a run of one. [`HEADROOM`] octets before it may be overwritten.
+/// The caller has found `sa` by the packet's SPI, and `replay` is its window.
 ///
 /// # Errors
 /// Why the packet must be dropped, when it is not authentic or not looked at. Nothing has changed then but the buffer.
@@ -69,44 +69,126 @@ pub fn open(
     outer: &OuterInfo,
     guard: &Guard,
 ) -> Result<Opened, DropReason> {
-    let esp_len = esp.len();
-    let packet = buffer.get_mut(esp.clone()).ok_or(DropReason::InTooShort)?;
-    let cipher = sa.cipher();
-    let overhead = Header::LEN + cipher.iv_len() + cipher.icv_len();
-    let text_len = packet.len().checked_sub(overhead).ok_or(DropReason::InTooShort)?;
-    // At least one block; whatever is no multiple cannot have been made by a sender (RFC 4303 2.4).
-    if text_len < TRAILER_LEN || text_len % cipher.block_len() != 0 {
-        return Err(DropReason::InTooShort);
-    }
-    let header = Header::parse(packet).map_err(|_| DropReason::InTooShort)?;
-    if header.spi != sa.spi() {
-        return Err(DropReason::InNoSa);
-    }
-    sa.within_limits()?;
-    let paths = sa.addresses().load(guard).ok_or(DropReason::InSelectorMismatch)?;
-    let seq = if sa.esn() { replay.infer_esn(header.seq) } else { header.seq.into() };
-    replay.check(seq)?;
+    Opener::new(sa, replay, outer, guard)?.open(buffer, esp)
+}
 
-    let (head, rest) = packet.split_at_mut(Header::LEN);
-    let (iv, rest) = rest.split_at_mut(cipher.iv_len());
-    let (text, icv) = rest.split_at_mut(text_len);
-    let covered = Covered::new(head, seq, sa.esn(), cipher.cipher().is_aead());
-    cipher.open(iv, covered.head(), covered.tail(), text, icv).map_err(|_| DropReason::InAuthFailed)?;
-    let newest = seq > replay.highest();
-    replay.commit(Authenticated(seq));
-    sa.authentic(replay.highest());
-    let path = paths.find(&outer.path, outer.encap);
-    if let Some(path) = path {
-        path.counters.count_in(esp_len);
+/// Opens a run of packets of one SA that have the same outer header: what is the same for all of them is looked up once,
+/// and they are counted together when it is dropped.
+pub struct Opener<'a> {
+    sa: &'a InboundSa,
+    replay: &'a mut ReplayWindow,
+    outer: &'a OuterInfo,
+    paths: &'a PathSet,
+    /// The path of the set on which they come.
+    path: Option<Chosen<'a>>,
+    /// Authentic ESP packets that are not counted yet, and the inner packets in them.
+    outside: Count,
+    inside: Count,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    packets: usize,
+    octets: usize,
+}
+
+impl Count {
+    fn add(&mut self, octets: usize) {
+        self.packets += 1;
+        self.octets += octets;
+    }
+}
+
+impl<'a> Opener<'a> {
+    /// The caller has found `sa` by the packets' SPI, and `replay` is its window.
+    ///
+    /// # Errors
+    /// When the SA admits nothing.
+    pub fn new(
+        sa: &'a InboundSa,
+        replay: &'a mut ReplayWindow,
+        outer: &'a OuterInfo,
+        guard: &'a Guard,
+    ) -> Result<Self, DropReason> {
+        let paths = sa.addresses().load(guard).ok_or(DropReason::InSelectorMismatch)?;
+        let path = paths.find(&outer.path, outer.encap);
+        Ok(Self { sa, replay, outer, paths, path, outside: Count::default(), inside: Count::default() })
     }
 
-    let text =
-        esp.start + Header::LEN + cipher.iv_len()..esp.start + Header::LEN + cipher.iv_len() + text_len;
-    let content = content(sa, buffer, text, outer, paths).unwrap_or_else(Content::Nothing);
-    if let Content::Packet(range) = &content {
-        sa.count(range.len());
+    /// The addresses of the SA as they are for this run.
+    pub fn paths(&self) -> &'a PathSet {
+        self.paths
     }
-    Ok(Opened { content, sequence: seq, newest, on_path: path.is_some() })
+
+    /// The highest authentic sequence number so far.
+    pub fn highest(&self) -> u64 {
+        self.replay.highest()
+    }
+
+    /// Opens the ESP packet at `esp` in `buffer`, in place. [`HEADROOM`] octets before it may be overwritten.
+    ///
+    /// # Errors
+    /// Why the packet must be dropped, when it is not authentic or not looked at. Nothing has changed then but the buffer.
+    pub fn open(&mut self, buffer: &mut [u8], esp: Range<usize>) -> Result<Opened, DropReason> {
+        let Self { sa, replay, .. } = self;
+        let esp_len = esp.len();
+        let packet = buffer.get_mut(esp.clone()).ok_or(DropReason::InTooShort)?;
+        let cipher = sa.cipher();
+        let overhead = Header::LEN + cipher.iv_len() + cipher.icv_len();
+        let text_len = packet.len().checked_sub(overhead).ok_or(DropReason::InTooShort)?;
+        // At least one block; whatever is no multiple cannot have been made by a sender (RFC 4303 2.4).
+        if text_len < TRAILER_LEN || text_len % cipher.block_len() != 0 {
+            return Err(DropReason::InTooShort);
+        }
+        let header = Header::parse(packet).map_err(|_| DropReason::InTooShort)?;
+        if header.spi != sa.spi() {
+            return Err(DropReason::InNoSa);
+        }
+        sa.within_limits()?;
+        let seq = if sa.esn() { replay.infer_esn(header.seq) } else { header.seq.into() };
+        replay.check(seq)?;
+
+        let (head, rest) = packet.split_at_mut(Header::LEN);
+        let (iv, rest) = rest.split_at_mut(cipher.iv_len());
+        let (text, icv) = rest.split_at_mut(text_len);
+        let covered = Covered::new(head, seq, sa.esn(), cipher.cipher().is_aead());
+        cipher.open(iv, covered.head(), covered.tail(), text, icv).map_err(|_| DropReason::InAuthFailed)?;
+        let newest = seq > replay.highest();
+        replay.commit(Authenticated(seq));
+        self.outside.add(esp_len);
+
+        let from = esp.start + Header::LEN + cipher.iv_len();
+        let content = content(sa, buffer, from..from + text_len, self.outer, self.paths);
+        let content = content.unwrap_or_else(Content::Nothing);
+        if let Content::Packet(range) = &content {
+            self.inside.add(range.len());
+        }
+        if sa.is_limited() {
+            // What the next packet may do depends on it.
+            self.count();
+        }
+        Ok(Opened { content, sequence: seq, newest, on_path: self.path.is_some() })
+    }
+
+    fn count(&mut self) {
+        let (outside, inside) = (std::mem::take(&mut self.outside), std::mem::take(&mut self.inside));
+        if outside.packets == 0 {
+            return;
+        }
+        self.sa.authentic(self.replay.highest());
+        if let Some(path) = self.path {
+            path.counters.count_in(outside.packets, outside.octets);
+        }
+        if inside.packets > 0 {
+            self.sa.count(inside.packets, inside.octets);
+        }
+    }
+}
+
+impl Drop for Opener<'_> {
+    fn drop(&mut self) {
+        self.count();
+    }
 }
 
 /// Looks into the decrypted text, trailer included.

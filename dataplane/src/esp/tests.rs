@@ -382,6 +382,45 @@ fn an_echo_is_opened_and_counts_as_nothing() {
     assert_eq!(ended, Err(DropReason::OutHardLimit));
 }
 
+/// What came before a packet of the same run counts for it where that matters.
+#[test]
+fn a_run_is_counted_together_and_a_limited_one_at_once() {
+    for hard_packets in [None, Some(2)] {
+        let limits = VolumeLimits { hard_packets, ..VolumeLimits::default() };
+        let ours = params(1, Mode::Tunnel, GCM);
+        let theirs = ChildSaParams { limits, ..mirrored(&ours) };
+        let (sa, receiver, mut replay) = (outbound(&ours), inbound(&theirs), ReplayWindow::new(64));
+        let outer = OuterInfo { path: theirs.addresses.paths[0].path, tos: 0, encap: false };
+        let inner = udp(US, PEER, (1, 2), b"data");
+        let guard = pin();
+        let mut opener = Opener::new(&receiver, &mut replay, &outer, &guard).unwrap();
+        let mut open = |esp: &[u8]| {
+            let mut buffer = [&[0; HEADROOM][..], esp].concat();
+            let end = buffer.len();
+            opener.open(&mut buffer, HEADROOM..end).map(|opened| opened.content)
+        };
+        let mut forged = seal_vec(&sa, &inner).unwrap();
+        forged[30] ^= 1;
+        assert_eq!(open(&forged), Err(DropReason::InAuthFailed));
+        let packets: Vec<_> = (0..3).map(|_| seal_vec(&sa, &inner).unwrap()).collect();
+        for esp in &packets[..2] {
+            assert!(matches!(open(esp), Ok(Content::Packet(_))));
+        }
+        let again = hard_packets.map_or(DropReason::InReplayDuplicate, |_| DropReason::InHardLimit);
+        assert_eq!(open(&packets[1]), Err(again));
+        let third = open(&packets[2]);
+        assert_eq!(third.is_ok(), hard_packets.is_none(), "{third:?}");
+        let before = receiver.counters().packets();
+        drop(opener);
+        let count = if third.is_ok() { 3 } else { 2 };
+        assert_eq!((before, receiver.counters().packets()), (if third.is_ok() { 0 } else { 2 }, count));
+        assert_eq!(receiver.counters().bytes(), count * inner.len() as u64);
+        let path = receiver.addresses().stats(&guard)[0];
+        assert_eq!((path.packets_in, path.bytes_in), (count, count * packets[0].len() as u64));
+        assert_eq!(receiver.highest(), count + 1);
+    }
+}
+
 #[test]
 fn congestion_marks_cross_the_tunnel() {
     let ours = params(1, Mode::Tunnel, GCM);

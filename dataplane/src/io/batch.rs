@@ -69,6 +69,22 @@ struct Message {
     segment: usize,
 }
 
+impl Message {
+    /// Where in the buffer the packet at a place begins and ends.
+    fn bounds(&self, at: Place) -> (usize, usize) {
+        let from = at.offset.min(self.len);
+        (self.start + from, self.start + (from + self.segment).min(self.len))
+    }
+}
+
+/// Where a packet is in a [`RecvBatch`]. The first is at the default.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Place {
+    message: usize,
+    /// Octets of its message before it.
+    offset: usize,
+}
+
 impl Default for RecvBatch {
     fn default() -> Self {
         Self::new()
@@ -89,44 +105,38 @@ impl RecvBatch {
         }
     }
 
-    /// Messages of the last call.
-    pub fn messages(&self) -> usize {
-        self.count
+    /// The packet at a place, if there is one there.
+    pub fn get(&self, at: Place) -> Option<(&Meta, &[u8])> {
+        let message = self.messages[..self.count].get(at.message)?;
+        let (start, end) = message.bounds(at);
+        Some((&message.meta, &self.data[start..end]))
     }
 
-    /// Packets in a message of the last call, at least one.
-    pub fn packets(&self, message: usize) -> usize {
-        let Message { len, segment, .. } = self.messages[..self.count][message];
-        len.div_ceil(segment.max(1)).max(1)
+    /// The place behind this one, where the next packet is if there is one.
+    pub fn after(&self, at: Place) -> Place {
+        let Some(Message { len, segment, .. }) = self.messages.get(at.message).copied() else { return at };
+        let offset = at.offset + segment.max(1);
+        if offset < len { Place { offset, ..at } } else { Place { message: at.message + 1, offset: 0 } }
     }
 
-    /// Packet `index` of a message, with [`HEADROOM`] or more octets in front: the buffer and where the packet
+    /// The packet at a place where there is one, with [`HEADROOM`] or more octets in front: the buffer and where the packet
     /// starts in it. The packet ends with the buffer. What is in front is free only until the packets before it of
     /// the same message are done with.
-    pub fn with_headroom(&mut self, message: usize, index: usize) -> (Meta, &mut [u8], usize) {
-        let (meta, start, end) = self.place(message, index);
-        let slot = message * SLOT;
-        (meta, &mut self.data[slot..end], start - slot)
+    pub fn with_headroom(&mut self, at: Place) -> (Meta, &mut [u8], usize) {
+        let message = &self.messages[..self.count][at.message];
+        let ((start, end), slot) = (message.bounds(at), at.message * SLOT);
+        (message.meta, &mut self.data[slot..end], start - slot)
     }
 
     /// The packets of the last call, in order.
     pub fn iter(&self) -> impl Iterator<Item = (Meta, &[u8])> {
-        let all = (0..self.count).flat_map(|message| (0..self.packets(message)).map(move |n| (message, n)));
-        all.map(|(message, index)| {
-            let (meta, start, end) = self.place(message, index);
-            (meta, &self.data[start..end])
-        })
+        let places = std::iter::successors(Some(Place::default()), |at| Some(self.after(*at)));
+        places.map_while(|at| self.get(at)).map(|(meta, packet)| (*meta, packet))
     }
 
     /// Datagrams lost so far because they were longer than any IP packet can be.
     pub fn truncated(&self) -> u64 {
         self.truncated
-    }
-
-    fn place(&self, message: usize, index: usize) -> (Meta, usize, usize) {
-        let Message { meta, start, len, segment } = self.messages[..self.count][message];
-        let from = (index * segment).min(len);
-        (meta, start + from, start + (from + segment).min(len))
     }
 
     /// One `recvmmsg`. `describe` gives a message's address pair and how many octets to skip in front of it, or

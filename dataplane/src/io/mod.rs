@@ -14,7 +14,7 @@ mod tun;
 mod udp;
 
 pub use batch::{
-    BATCH, HEADROOM, LANES, MESSAGES, Meta, PASS_READ, PASS_SEND, RecvBatch, SendBatch, SendSlot,
+    BATCH, HEADROOM, LANES, MESSAGES, Meta, PASS_READ, PASS_SEND, Place, RecvBatch, SendBatch, SendSlot,
 };
 pub use raw::RawEspSocket;
 pub use tun::{TUN_READ, Tun, TunOffload, TunQueue};

@@ -218,7 +218,7 @@ pub(super) fn meta(header: &Header, bound: SocketAddr) -> Option<Meta> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::batch::{HEADROOM, LANES};
+    use super::super::batch::{HEADROOM, LANES, Place};
     use super::*;
 
     fn bind(addr: &str) -> UdpSocket {
@@ -335,12 +335,14 @@ mod tests {
         queue(&mut out, 0, slot(&b), &[500, 500, 7]);
         a.send_batch(&mut out, 0, |_, error| panic!("{error}"));
         let mut batch = RecvBatch::new();
-        assert_eq!((receive(&b, &mut batch), batch.packets(0)), (1, 3));
+        assert_eq!((receive(&b, &mut batch), batch.iter().count()), (1, 3));
+        let mut at = Place::default();
         for (index, len) in [500, 500, 7].into_iter().enumerate() {
-            let (_, buffer, start) = batch.with_headroom(0, index);
+            let (_, buffer, start) = batch.with_headroom(at);
             assert!(start >= HEADROOM && buffer[start..] == vec![index as u8; len]);
+            at = batch.after(at);
         }
-        assert_eq!(batch.messages(), 1);
+        assert_eq!(batch.get(at), None);
     }
 
     /// Each packet that is refused is told with its own tag, and what comes next is not held up.

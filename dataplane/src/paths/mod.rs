@@ -317,7 +317,7 @@ mod tests {
         let addresses = Addresses::new(set(&[1, 1], Scheduler::Flow), any());
         let second = set(&[1, 1], Scheduler::Flow).paths[1].path;
         let counters = |guard| addresses.load(guard).unwrap().find(&second, true).unwrap().counters;
-        counters(&guard).count_in(100);
+        counters(&guard).count_in(1, 100);
         let mut next = set(&[1, 1, 1], Scheduler::Flow);
         next.paths.remove(0);
         Change::new(next).publish(&addresses, None, &guard);
@@ -342,7 +342,7 @@ mod tests {
         ];
         for (n, sa) in sas.iter().enumerate() {
             let paths = sa.load(&guard).unwrap();
-            paths.find(&both.paths[0].path, true).unwrap().counters.count_in(n + 1);
+            paths.find(&both.paths[0].path, true).unwrap().counters.count_in(1, n + 1);
         }
         let mut change = Change::new(set(&[1, 1, 1], Scheduler::Packet));
         sas.iter().for_each(|sa| change.publish(sa, None, &guard));
@@ -362,7 +362,7 @@ mod tests {
             alone.paths[0].limited = true;
             let paths = PathSet::new(alone, any());
             assert_eq!(paths.choose(&TRAFFIC).err(), Some(DropReason::OutNotRoutable));
-            paths.ways[0].counters.count_in(100);
+            paths.ways[0].counters.count_in(1, 100);
             for _ in 0..3 {
                 paths.choose(&TRAFFIC).unwrap().counters.count_out(1, 100);
             }
@@ -378,7 +378,7 @@ mod tests {
                 assert_eq!(chosen.index, 0);
                 assert_eq!(paths.others(chosen, &traffic).count(), 0);
             }
-            paths.ways[1].counters.count_in(34);
+            paths.ways[1].counters.count_in(1, 34);
             let traffic = Traffic { flow_hash: 1 << 56, turn: 1, ..TRAFFIC };
             assert_eq!(paths.choose(&traffic).unwrap().index, 1);
         }

@@ -140,15 +140,20 @@ impl InboundSa {
         if self.events.judge(&self.limits, totals) { Ok(()) } else { Err(DropReason::InHardLimit) }
     }
 
-    /// A packet passed the integrity check.
+    /// Packets passed the integrity check, of which the highest number so far is this.
     pub(crate) fn authentic(&self, highest: u64) {
         self.highest.store(highest, Ordering::Relaxed);
         self.events.raise(SaEvent::FirstInbound);
     }
 
-    /// A packet passed every check. To be called by the owning worker alone.
-    pub(crate) fn count(&self, bytes: usize) {
-        let totals = self.counters.add_alone(1, bytes);
+    /// Whether what it may carry is bounded.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limits.is_some()
+    }
+
+    /// Packets, of `bytes` octets together, passed every check. To be called by the owning worker alone.
+    pub(crate) fn count(&self, packets: usize, bytes: usize) {
+        let totals = self.counters.add_alone(packets, bytes);
         self.events.judge(&self.limits, totals);
     }
 

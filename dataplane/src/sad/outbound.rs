@@ -181,6 +181,11 @@ impl OutboundSa {
         self.copy_dscp
     }
 
+    /// Whether what it may carry is bounded.
+    pub(crate) fn is_limited(&self) -> bool {
+        self.limits.is_some()
+    }
+
     /// How many of `packets` inner packets of `octets` octets each may still go; at least one.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::io;
 use mio::Token;
 use mobikex_common::addr::Path;
 use mobikex_common::drop::DropReason;
+use mobikex_common::spi::Spi;
 use mobikex_common::wire::esp::{self as wire, Datagram};
 use mobikex_common::wire::virtio::{Gso, Header};
 
@@ -12,10 +13,10 @@ use super::echo::Echoes;
 use super::resequence::{Arrival, Resequencer};
 use super::{Now, RAW4, RAW6, Sockets, UDP4, UDP6, Worker, report, spi};
 use crate::engine::Shared;
-use crate::esp::{self, Content, IvSource, OuterInfo, ReplayTable};
-use crate::io::{BATCH, Meta, TunOffload, TunQueue};
+use crate::esp::{Content, IvSource, Opener, OuterInfo, ReplayTable};
+use crate::io::{BATCH, Meta, Place, RecvBatch, TunOffload, TunQueue};
 use crate::offload::Coalescer;
-use crate::paths::PathSet;
+use crate::sad::InboundSa;
 use crate::upcall::Upcall;
 
 /// The parts of a worker that [`Destinations`] borrows; the others stay free to be changed.
@@ -46,46 +47,75 @@ impl Worker {
             None => return false,
         }
         let encap = matches!(source, UDP4 | UDP6);
-        for message in 0..self.received.messages() {
-            for index in 0..self.received.packets(message) {
-                self.take(message, index, encap, now);
-            }
+        let mut at = Place::default();
+        while self.received.get(at).is_some() {
+            at = self.take(at, encap, now);
         }
         self.inbound.flush(&destinations!(self));
         true
     }
 
-    /// Passes a received packet on to whom it is for.
-    fn take(&mut self, message: usize, index: usize, encap: bool, now: &Now<'_>) {
-        let (meta, buffer, start) = self.received.with_headroom(message, index);
+    /// Passes a received packet on to whom it is for, and with it those behind it that belong to the same run. Where the
+    /// next one is.
+    fn take(&mut self, at: Place, encap: bool, now: &Now<'_>) -> Place {
+        let (meta, buffer, start) = self.received.with_headroom(at);
         let packet = &buffer[start..];
+        let next = |received: &RecvBatch| received.after(at);
         if encap {
             match wire::classify(packet) {
                 Datagram::Esp => {}
-                Datagram::Keepalive => return,
+                Datagram::Keepalive => return next(&self.received),
                 Datagram::Ike(message) => {
                     let Meta { local, remote, .. } = meta;
                     self.shared.upcalls.send(Upcall::Ike { local, remote, data: message.to_vec() });
-                    return;
+                    return next(&self.received);
                 }
                 Datagram::Short => {
                     self.drop_packet(DropReason::InTooShort);
-                    return;
+                    return next(&self.received);
                 }
             }
         }
-        let result = match super::owner(packet, self.shared.rings.len()) {
-            None => Err(DropReason::InTooShort),
-            Some(owner) if owner == self.index => {
-                let to = destinations!(self);
-                self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now)
+        let result = match (spi(packet), self.shared.rings.len()) {
+            (None, _) => Err(DropReason::InTooShort),
+            (Some(spi), workers) if spi.worker(workers) == self.index => {
+                return self.deliver(at, &meta, spi, encap, now);
             }
-            Some(owner) if self.shared.rings[owner].give(meta, encap, packet) => Ok(()),
-            Some(_) => Err(DropReason::InHandoverFull),
+            (Some(spi), workers) => {
+                let given = self.shared.rings[spi.worker(workers)].give(meta, encap, packet);
+                given.then_some(()).ok_or(DropReason::InHandoverFull)
+            }
         };
         if let Err(reason) = result {
             self.drop_packet(reason);
         }
+        next(&self.received)
+    }
+
+    /// Opens the packets of one SA that came one after the other from the same place. Where the next one is.
+    fn deliver(&mut self, mut at: Place, meta: &Meta, spi: Spi, encap: bool, now: &Now<'_>) -> Place {
+        let to = destinations!(self);
+        let outer = outer(meta, encap);
+        let mut run = match self.inbound.begin(&to, spi, &outer, now) {
+            Ok(run) => run,
+            Err(reason) => {
+                to.drop_packet(reason);
+                return self.received.after(at);
+            }
+        };
+        loop {
+            let (_, buffer, start) = self.received.with_headroom(at);
+            if let Err(reason) = run.deliver(&to, buffer, start, now) {
+                to.drop_packet(reason);
+            }
+            at = self.received.after(at);
+            let next = self.received.get(at);
+            if next.is_none_or(|(there, packet)| super::spi(packet) != Some(spi) || there != meta) {
+                break;
+            }
+        }
+        run.end(&to, now);
+        at
     }
 
     /// Gives out what was held long enough for the packets before it.
@@ -105,14 +135,19 @@ impl Worker {
                 more = false;
                 break;
             };
-            let (meta, encap) = (parcel.meta, parcel.encap);
+            let outer = outer(&parcel.meta, parcel.encap);
             let (buffer, start) = parcel.with_headroom();
             let to = destinations!(self);
-            let result = self.inbound.deliver(&to, buffer, start, &outer(&meta, encap), now);
-            self.shared.rings[self.index].give_back(parcel);
+            let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort);
+            let result = spi.and_then(|spi| self.inbound.begin(&to, spi, &outer, now)).and_then(|mut run| {
+                let result = run.deliver(&to, buffer, start, now);
+                run.end(&to, now);
+                result
+            });
             if let Err(reason) = result {
-                self.drop_packet(reason);
+                to.drop_packet(reason);
             }
+            self.shared.rings[self.index].give_back(parcel);
         }
         self.inbound.flush(&destinations!(self));
         more
@@ -138,6 +173,10 @@ struct Destinations<'a> {
 }
 
 impl Destinations<'_> {
+    fn drop_packet(&self, reason: DropReason) {
+        self.shared.drops[self.worker].add(reason, 1);
+    }
+
     /// Gives an inner packet to what merges, or writes it.
     fn give(&self, merge: &mut Option<Coalescer>, packet: &[u8]) {
         match merge {
@@ -181,6 +220,38 @@ impl Inbound {
         }
     }
 
+    /// Begins a run of packets with this SPI and this outer header.
+    fn begin<'a>(
+        &'a mut self,
+        to: &Destinations<'a>,
+        spi: Spi,
+        outer: &'a OuterInfo,
+        now: &Now<'a>,
+    ) -> Result<Run<'a>, DropReason> {
+        let sa = to.shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
+        let Self { workers, replay, order, merge, echoes } = self;
+        let window = replay.window(sa).ok_or(DropReason::InNoSa)?;
+        let opener = Opener::new(sa, window, outer, now.guard)?;
+        let stream = (spi.slot() / *workers) as u32;
+        Ok(Run { sa, outer, opener, stream, order, merge, echoes, traffic: false })
+    }
+}
+
+/// Packets of one SA with the same outer header, one after the other.
+struct Run<'a> {
+    sa: &'a InboundSa,
+    outer: &'a OuterInfo,
+    opener: Opener<'a>,
+    /// By which the resequencer knows the SA's place.
+    stream: u32,
+    order: &'a mut Resequencer,
+    merge: &'a mut Option<Coalescer>,
+    echoes: &'a mut Echoes,
+    /// There were inner packets among them.
+    traffic: bool,
+}
+
+impl Run<'_> {
     /// Opens the ESP packet from `start` to the end of `buffer` and writes what was inside into the TUN device, in
     /// order if the SA's set asks for that.
     fn deliver(
@@ -188,19 +259,12 @@ impl Inbound {
         to: &Destinations<'_>,
         buffer: &mut [u8],
         start: usize,
-        outer: &OuterInfo,
         now: &Now<'_>,
     ) -> Result<(), DropReason> {
+        let Self { sa, outer, opener, .. } = self;
         let shared = to.shared;
-        let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort)?;
-        let sa = shared.tables.lookup_inbound(spi, now.guard).ok_or(DropReason::InNoSa)?;
-        let window = self.replay.window(sa).ok_or(DropReason::InNoSa)?;
-        let highest = window.highest();
-        let range = start..buffer.len();
-        let opened = esp::open(sa, window, buffer, range, outer, now.guard);
-        // Also after an error: the packet that reaches a hard limit is dropped and reported.
-        report(shared, sa.id(), sa.take_events());
-        let opened = opened?;
+        let highest = opener.highest();
+        let opened = opener.open(buffer, start..buffer.len())?;
         if opened.newest && !opened.on_path && sa.may_tell_source(now.ms) {
             shared.upcalls.send(Upcall::NewSource { child: sa.id(), path: outer.path });
         }
@@ -209,22 +273,21 @@ impl Inbound {
             // The number has come all the same, so nothing needs to wait for it.
             Content::Aggfrag(_) | Content::Nothing(_) => &[],
         };
-        let set = sa.addresses().load(now.guard).map(PathSet::set);
+        let set = opener.paths().set();
         let arrival = Arrival {
-            stream: (spi.slot() / self.workers) as u32,
+            stream: self.stream,
             sa: sa.id(),
             sequence: opened.sequence,
             highest,
-            generation: set.map_or(0, |set| set.generation),
-            wait_ms: set.map_or(0, |set| set.resequence_ms),
+            generation: set.generation,
+            wait_ms: set.resequence_ms,
             path: outer.path,
             packet,
         };
-        let Self { order, merge, .. } = self;
-        order.receive(&arrival, now.ms, |packet| to.give(merge, packet));
+        self.order.receive(&arrival, now.ms, |packet| to.give(self.merge, packet));
         match opened.content {
             Content::Packet(_) => {
-                sa.counters().stamp(now.ms);
+                self.traffic = true;
                 Ok(())
             }
             Content::Aggfrag(range) => {
@@ -234,6 +297,16 @@ impl Inbound {
                 Ok(())
             }
             Content::Nothing(reason) => Err(reason),
+        }
+    }
+
+    /// Counts them, and reports what has been reached, a hard limit also by packets that were dropped.
+    fn end(self, to: &Destinations<'_>, now: &Now<'_>) {
+        let Self { sa, opener, traffic, .. } = self;
+        drop(opener);
+        report(to.shared, sa.id(), sa.take_events());
+        if traffic {
+            sa.counters().stamp(now.ms);
         }
     }
 }

@@ -11,6 +11,7 @@ mod limit;
 mod mtu;
 mod outbound;
 mod parked;
+mod patience;
 mod resequence;
 mod store;
 #[cfg(test)]
@@ -20,7 +21,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
@@ -36,6 +37,7 @@ use crate::upcall::Upcall;
 pub(crate) use handover::Ring;
 use inbound::Inbound;
 use outbound::Outbound;
+use patience::{Patience, Wait};
 
 const TUN: Token = Token(0);
 const UDP4: Token = Token(1);
@@ -67,10 +69,11 @@ pub(crate) struct Worker {
     received: RecvBatch,
     inbound: Inbound,
     outbound: Outbound,
+    patience: Patience,
 }
 
 impl Worker {
-    /// `segments`: the system cuts messages into datagrams.
+    /// `segments`: the system cuts messages into datagrams. `busy_poll`: how long to look for more work before waiting.
     pub(crate) fn new(
         index: usize,
         shared: Arc<Shared>,
@@ -78,6 +81,7 @@ impl Worker {
         tun: TunQueue,
         sockets: Sockets,
         segments: bool,
+        busy_poll: Duration,
     ) -> io::Result<Self> {
         let watch = |fd: Option<RawFd>, token| match fd {
             Some(fd) => poll.registry().register(&mut SourceFd(&fd), token, Interest::READABLE),
@@ -98,6 +102,7 @@ impl Worker {
             sockets,
             received: RecvBatch::new(),
             outbound: Outbound::new(segments)?,
+            patience: Patience::new(busy_poll),
         })
     }
 
@@ -139,7 +144,14 @@ pub(crate) fn run(mut worker: Worker) {
     while !worker.shared.stop.load(Ordering::Acquire) {
         let busy = ready.contains(&true);
         if !busy || passes % PASSES_BETWEEN_POLLS == 0 {
-            let timeout = if busy { Some(Duration::ZERO) } else { due };
+            let wait = if busy { Wait::Look } else { worker.patience.wait(Instant::now, due) };
+            if !busy {
+                worker.shared.waits[worker.index].add(wait == Wait::Look);
+            }
+            let timeout = match wait {
+                Wait::Look => Some(Duration::ZERO),
+                Wait::Block(timeout) => timeout,
+            };
             match worker.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -151,7 +163,13 @@ pub(crate) fn run(mut worker: Worker) {
             for event in &events {
                 ready[event.token().0] = true;
             }
+            match (busy, events.is_empty(), wait) {
+                (false, true, Wait::Look) => continue,
+                (false, false, _) => worker.patience.found(Instant::now),
+                _ => {}
+            }
         }
+        worker.patience.passes();
         passes = passes.wrapping_add(1);
         due = worker.pass(&mut ready);
     }

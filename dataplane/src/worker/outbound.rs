@@ -18,6 +18,7 @@ use super::limit::Limit;
 use super::mtu::{PathMtus, error_limit, floor};
 use super::parked::Parked;
 use super::{Now, Sockets, Worker, report};
+use crate::counters::Tally;
 use crate::engine::Shared;
 use crate::esp::{self, Frame, IvSource};
 use crate::io::{
@@ -141,6 +142,7 @@ impl Worker {
         let Outbound { reads, out } = &mut self.outbound;
         let around =
             Around { shared: &self.shared, worker: self.index, sockets: &self.sockets, tun: &self.tun, now };
+        let mut tally = Tally::default();
         let mut more = true;
         for _ in 0..BATCH {
             if reads.used + TUN_READ > PASS_READ {
@@ -160,7 +162,7 @@ impl Worker {
                 }
             }
             let index = reads.list.len() - 1;
-            if let Err(dropped) = out.prepare(reads, index, &around) {
+            if let Err(dropped) = out.prepare(reads, index, &around, &mut tally) {
                 around.drop(dropped);
             }
             if out.batch.octets() >= PASS_SEND {
@@ -199,12 +201,12 @@ impl Reads {
 }
 
 /// A read that has an SA, and all that is the same for its packets.
-struct Unit<'a> {
+struct Unit<'a, 's> {
     index: usize,
     packet: Packet<'a>,
     segments: Segments<'a>,
-    sa: &'a OutboundSa,
-    set: &'a PathSet,
+    sa: &'s OutboundSa,
+    set: &'s PathSet,
     frame: Frame,
     flow_hash: u64,
     /// The place in the set of the flow's path, if it has one.
@@ -223,7 +225,7 @@ struct One {
     waits: bool,
 }
 
-impl Unit<'_> {
+impl<'s> Unit<'_, 's> {
     /// Octets of the ESP packets around packets `range`.
     fn sealed(&self, range: Range<usize>) -> usize {
         let one = |index| self.sa.sealed_len(self.segments.len(index) - self.frame.skip);
@@ -246,13 +248,13 @@ impl Unit<'_> {
     }
 
     /// The path of a packet, and whether it may go there now rather than wait for proof that the peer is there.
-    fn choose(&self, traffic: &Traffic) -> Result<(Chosen<'_>, bool), DropReason> {
+    fn choose(&self, traffic: &Traffic) -> Result<(Chosen<'s>, bool), DropReason> {
         let waiting = |reason| self.set.unproven(traffic).next().map(|chosen| (chosen, false)).ok_or(reason);
         self.set.choose(traffic).map(|chosen| (chosen, true)).or_else(waiting)
     }
 
     /// The paths beside `first` that carry copies.
-    fn copies(&self, first: Chosen<'_>, traffic: &Traffic) -> impl Iterator<Item = Chosen<'_>> {
+    fn copies(&self, first: Chosen<'s>, traffic: &Traffic) -> impl Iterator<Item = Chosen<'s>> {
         self.set.others(first, traffic).take(if self.redundant { BATCH - 1 } else { 0 })
     }
 
@@ -265,8 +267,14 @@ impl Unit<'_> {
 
 impl Out {
     /// Classifies a read, chooses its path and seals its packets into the batch, which is sent when it is full.
-    fn prepare(&mut self, reads: &Reads, index: usize, around: &Around<'_>) -> Result<(), Dropped> {
-        let Around { shared, now, .. } = around;
+    fn prepare<'s>(
+        &mut self,
+        reads: &Reads,
+        index: usize,
+        around: &Around<'s>,
+        tally: &mut Tally<'s>,
+    ) -> Result<(), Dropped> {
+        let Around { shared, now, .. } = *around;
         let (header, packet) = reads.get(index);
         let packet = packet?;
         let segments = Segments::new(header, packet).map_err(|reason| (reason, 1))?;
@@ -302,7 +310,7 @@ impl Out {
         let (chosen, _) = unit.choose(&traffic).map_err(all)?;
         lane(around.sockets, chosen.path).ok_or(all(DropReason::OutNoPath))?;
         if whole {
-            let fits = |chosen: Chosen<'_>| unit.fits(chosen.path, &self.mtus, now);
+            let fits = |chosen: Chosen<'s>| unit.fits(chosen.path, &self.mtus, now);
             let turns = set.sending().filter(|_| apart && scheduler == Scheduler::Packet);
             let ways = std::iter::once(chosen).chain(unit.copies(chosen, &traffic)).chain(turns);
             let least = ways.filter_map(fits).min();
@@ -323,7 +331,9 @@ impl Out {
                 self.send(reads, around);
             }
             let way = if apart { None } else { Some(chosen) };
-            result = self.seal(&unit, block, way, around).map_err(|(reason, n)| (reason, n + count - sealed));
+            result = self
+                .seal(&unit, block, way, around, tally)
+                .map_err(|(reason, n)| (reason, n + count - sealed));
         }
         report(shared, sa.id(), sa.take_events());
         sa.counters().stamp(now.ms);
@@ -337,12 +347,13 @@ impl Out {
     }
 
     /// Seals packets `range` of a unit, for the path `way` or each for one of its own.
-    fn seal(
+    fn seal<'s>(
         &mut self,
-        unit: &Unit<'_>,
+        unit: &Unit<'_, 's>,
         range: Range<usize>,
-        way: Option<Chosen<'_>>,
+        way: Option<Chosen<'s>>,
         around: &Around<'_>,
+        tally: &mut Tally<'s>,
     ) -> Result<(), Dropped> {
         let Unit { sa, segments, .. } = unit;
         let (first, count) = (range.start, range.len());
@@ -397,14 +408,15 @@ impl Out {
         }
         if let Some(chosen) = way {
             let len = unit.sealed(first..first + sent);
-            chosen.counters.count_out(sent as u64, len);
+            tally.add(sa, chosen.counters, (done, octets), (sent as u64, len));
             let traffic = unit.traffic(first, len);
             let there = |copy: &Chosen<'_>| lane(around.sockets, copy.path).is_some();
             for copy in unit.copies(chosen, &traffic).filter(there) {
                 copy.counters.count_out(sent as u64, len);
             }
+        } else {
+            sa.count(done, octets);
         }
-        sa.count(done, octets);
         if sent < numbered {
             return Err((DropReason::OutSequenceExhausted, numbered - done));
         }
@@ -412,12 +424,12 @@ impl Out {
     }
 
     /// Writes a packet of a unit to where it is sealed, seals it and queues it for its paths, or parks it.
-    fn seal_one(
+    fn seal_one<'s>(
         &mut self,
-        unit: &Unit<'_>,
+        unit: &Unit<'_, 's>,
         one: One,
         number: SequenceNumber,
-        chosen: Chosen<'_>,
+        chosen: Chosen<'s>,
         around: &Around<'_>,
     ) -> Result<(), DropReason> {
         let Unit { sa, segments, frame, .. } = unit;

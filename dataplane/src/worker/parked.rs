@@ -180,7 +180,7 @@ mod tests {
         for _ in 0..4 {
             assert!(parked.park(&sa, (0, slot(1, 100), true), &[0; 100], 0));
         }
-        sa.load(&pin()).unwrap().find(&path(1), true).unwrap().counters.count_in(100);
+        sa.load(&pin()).unwrap().find(&path(1), true).unwrap().counters.count_in(1, 100);
         assert_eq!(released(&mut parked, 1).0.len(), 3);
         assert_eq!(released(&mut parked, 1).0.len(), 0);
     }

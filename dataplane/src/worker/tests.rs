@@ -113,6 +113,7 @@ impl Net {
                     mark: MARK,
                     raw_esp,
                     offload: offload[site],
+                    busy_poll: [Duration::ZERO, Duration::from_micros(50)][site],
                     ..DataplaneConfig::default()
                 })
                 .unwrap()
@@ -347,6 +348,9 @@ fn tunnel_mode_carries_both_families_in_both_families() {
         }
     }
     net.assert_no_inbound_drops();
+    let waits = net.dataplanes.each_ref().map(Dataplane::waits);
+    assert!(waits[0].blocked > 0 && waits[0].looked == 0, "{waits:?}");
+    assert!(waits[1].blocked > 0 && waits[1].looked > 0, "only this one looks before it waits: {waits:?}");
 }
 
 #[test]

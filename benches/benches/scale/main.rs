@@ -1,8 +1,11 @@
 //! Tables with many Child SAs: what it costs to install, rekey, look up and remove one among them, and what one takes of
 //! memory: while it is idle, and once it has carried packets both ways, for which both keys are made ready and there is a
-//! replay window. Each size is measured in a process of its own, so that what is freed does not hide what is used.
+//! replay window. Then what IKE SAs take in the engine. Each is measured in a process of its own, so that what is freed does
+//! not hide what is used.
 //!
 //!   cargo bench -p mobikex-benches --bench scale [-- --json]
+
+mod engine;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -28,6 +31,9 @@ const LOOKUPS: u32 = 1_000_000;
 const WINDOW: u32 = 8192;
 /// Octets that a Child SA may take in the packet path.
 const GOAL: f64 = 2048.0;
+/// In the environment of a child of ourselves: how many Child SAs, or which kind of IKE SA, it measures.
+const SIZE: &str = "MOBIKEX_SCALE";
+const KIND: &str = "MOBIKEX_SCALE_IKE";
 
 /// The inner network of a peer.
 fn net(n: u32) -> Ipv4Addr {
@@ -194,24 +200,47 @@ impl Figures {
     }
 }
 
+/// Our own output when it is run with this in its environment.
+fn child(variable: &str, value: &str, json: bool) -> String {
+    let this = std::env::current_exe().expect("our own path");
+    let mut command = Command::new(this);
+    command.args(json.then_some("--json")).env(variable, value);
+    let output = command.output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_string()
+}
+
+/// What IKE SAs of one kind take of memory, as text or JSON.
+fn engine_row(kind: usize, json: bool) -> String {
+    let (name, settings) = engine::KINDS[kind];
+    let octets = engine::measure(settings);
+    if json {
+        format!("{{\"kind\": \"{name}\", \"octets\": {octets:.0}, \"goal_octets\": {:.0}}}", engine::GOAL)
+    } else {
+        format!("{name:>12} {octets:>8.0} {}", if octets <= engine::GOAL { "ok" } else { "MISSED" })
+    }
+}
+
 fn main() {
     let json = std::env::args().any(|a| a == "--json");
-    // The child of ourselves that measures one size.
-    if let Ok(count) = std::env::var("MOBIKEX_SCALE") {
-        let count: u32 = count.parse().expect("a number");
+    // The children of ourselves, each of which measures one thing.
+    let wanted = |variable| std::env::var(variable).ok().map(|text| text.parse::<u32>().expect("a number"));
+    if let Some(count) = wanted(SIZE) {
         let figures = measure(count);
         return println!("{}", if json { figures.json(count) } else { figures.text(count) });
     }
-    let this = std::env::current_exe().expect("our own path");
-    let rows = SIZES.map(|count| {
-        let mut command = Command::new(&this);
-        command.args(json.then_some("--json")).env("MOBIKEX_SCALE", count.to_string());
-        let output = command.output().expect("it runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).trim_end().to_string()
-    });
+    if let Some(kind) = wanted(KIND) {
+        return println!("{}", engine_row(kind as usize, json));
+    }
+    let rows = SIZES.map(|count| child(SIZE, &count.to_string(), json));
+    let engines: Vec<String> =
+        (0..engine::KINDS.len()).map(|kind| child(KIND, &kind.to_string(), json)).collect();
     if json {
-        println!("{{\"replay_window\": {WINDOW}, \"results\": [{}]}}", rows.join(", "));
+        println!(
+            "{{\"replay_window\": {WINDOW}, \"results\": [{}], \"ike_sas\": [{}]}}",
+            rows.join(", "),
+            engines.join(", ")
+        );
     } else {
         println!(
             "Child SAs in one process; operations a second, nanoseconds a lookup, octets an SA (goal <= {GOAL})"
@@ -221,5 +250,11 @@ fn main() {
             "SAs", "install/s", "rekey/s", "remove/s", "in ns", "out ns", "idle", "", "busy", ""
         );
         rows.iter().for_each(|row| println!("{row}"));
+        println!(
+            "{} IKE SAs with a Child SA each in the engine; octets an IKE SA (goal <= {})",
+            engine::COUNT,
+            engine::GOAL
+        );
+        engines.iter().for_each(|row| println!("{row}"));
     }
 }
