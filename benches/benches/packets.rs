@@ -116,7 +116,7 @@ impl Receiver {
             self.next = (self.next + 7919) % self.count.max(1);
             let bytes = packet(self.next, 0, self.len);
             let parsed = Packet::parse(&bytes).expect("a packet");
-            let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+            let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
             esp::seal(sa, &parsed, &mut slot[HEADROOM..], &mut self.ivs).expect("it is sealed");
         }
     }
@@ -126,7 +126,7 @@ impl Receiver {
         let bytes = packet(0, 0, self.len);
         let parsed = Packet::parse(&bytes).expect("a packet");
         let guard = pin();
-        let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
         for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
             black_box(esp::seal(sa, &parsed, &mut slot[HEADROOM..], &mut self.ivs).expect("it is sealed"));
         }
@@ -208,7 +208,7 @@ fn many(c: &mut Criterion) {
                 turn = (turn + 1) % packets.len();
                 let guard = pin();
                 let parsed = Packet::parse(&packets[turn]).expect("a packet");
-                assert!(matches!(receiver.tables.lookup_outbound(&parsed, &guard), Lookup::Sa(..)));
+                assert!(matches!(receiver.tables.lookup_outbound(&parsed, 0, &guard), Lookup::Sa(..)));
             });
         });
     }

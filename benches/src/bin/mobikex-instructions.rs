@@ -43,7 +43,7 @@ fn carry(len: usize, times: usize, back: bool) {
     let guard = pin();
     for _ in 0..times {
         let parsed = Packet::parse(black_box(&bytes)).expect("a packet");
-        let Lookup::Sa(out, _) = tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(out, _) = tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
         let sealed = esp::seal(out, &parsed, &mut buffer[HEADROOM..], &mut ivs).expect("it is sealed");
         if !back {
             continue;

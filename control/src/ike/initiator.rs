@@ -342,7 +342,7 @@ impl IkeSa {
         let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
             return Err(IkeError::TsUnacceptable("the connection has no children".into()));
         };
-        self.offer_child(ctx, Arc::new(config), None, ni.to_vec())
+        self.offer_child(ctx, Arc::new(config), None, None, ni.to_vec())
     }
 
     /// IKE_AUTH response: nothing of it counts before the peer's AUTH is verified, except that it refuses us.

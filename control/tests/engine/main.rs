@@ -19,6 +19,7 @@ mod life;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;
+mod resources;
 #[allow(dead_code)] // What only the tests of mobility need.
 #[path = "../mobility/world.rs"]
 mod world;
