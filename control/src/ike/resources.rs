@@ -314,3 +314,49 @@ impl ChildSa {
             && !self.has_ended()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_peer_calls_its_resource_is_only_shown() {
+        let theirs = Notify::new(NotifyType::SA_RESOURCE_INFO, vec![0xc0; 1000]);
+        let resource = Resource::agreed(Some(3), true, Some(&theirs));
+        let view = Option::<ResourceView>::from(&resource).unwrap();
+        assert_eq!((view.worker, view.peer), (Some(3), Some("c0".repeat(PEER_ID_MAX))));
+        // Whatever stands in fields that mean nothing here.
+        let odd = Notify { protocol: mobikex_common::wire::ike::ProtocolId::ESP, spi: vec![1; 4], ..theirs };
+        assert!(Resource::agreed(None, true, Some(&odd)).shares);
+        for (willing, theirs) in [(true, None), (false, Some(&odd))] {
+            let resource = Resource::agreed(None, willing, theirs);
+            assert!(!resource.shares && Option::<ResourceView>::from(&resource).is_none());
+        }
+        // Ours are no numbers of workers.
+        for (spi, data) in [(None, vec![]), (Some(Spi(0xc120_0001)), vec![0xc1, 0x20, 0, 1])] {
+            assert_eq!(info(spi), Payload::Notify(Notify::new(NotifyType::SA_RESOURCE_INFO, data)));
+        }
+    }
+
+    #[test]
+    fn a_further_sa_can_only_have_the_algorithms_of_the_first() {
+        let list = ["aes256gcm16-aes128gcm16-x25519-esn", "aes128-aes256-sha256-sha512-ecp256-esn-noesn"];
+        let config = Child { esp_proposals: list.map(|p| p.parse().unwrap()).into(), ..Child::new("net") };
+        let suite = |text: &str| {
+            let p: EspProposal = text.parse().unwrap();
+            EspSuite {
+                cipher: p.ciphers[0],
+                integrity: p.integrity.first().copied(),
+                ke: None,
+                esn: p.esn[0],
+            }
+        };
+        for (first, further) in [
+            ("aes128gcm16-esn", "aes128gcm16-x25519-esn"),
+            ("aes256-sha512-noesn", "aes256-sha512-ecp256-noesn"),
+        ] {
+            let narrowed = same_suite(&config, &suite(first));
+            assert_eq!(narrowed.esp_proposals, [further.parse().unwrap()], "{first}");
+        }
+    }
+}

@@ -171,6 +171,23 @@ fn more_than_is_wanted_is_refused_with_ts_max_queue_and_not_asked_for_again() {
 }
 
 #[test]
+fn the_packet_that_was_the_reason_may_be_named() {
+    // A peer that names a packet has it in front of its selectors, also of the first one.
+    let packet = |me: usize, net: &str| {
+        let mut c = with_workers(me, 2);
+        c.connections[0].children[0].local_ts.insert(0, crate::pair::ts(net));
+        c
+    };
+    let mut pair = Pair::with(14, packet(0, "10.1.0.9/32[udp/53]"), with_workers(1, 2));
+    pair.up(0);
+    pair.advance(SECOND);
+    busy(&mut pair, 0);
+    assert_eq!((own(&pair, 0), own(&pair, 1)), (vec![0, 1], vec![0, 1]), "{}", pair.story(1));
+    let all: BTreeSet<_> = pair.hosts[1].children.values().map(|(p, _)| p.policy).collect();
+    assert_eq!(all.len(), 1);
+}
+
+#[test]
 fn what_the_peer_asks_for_goes_to_the_worker_with_the_fewest() {
     let mut pair = up(5, [4, 2]);
     busy(&mut pair, 0);
