@@ -178,7 +178,7 @@ fn child_sas_for_single_workers_are_a_choice_of_yes_and_no() {
     assert!(config.describe().contains("further Child SAs for single workers"));
     let refused = &errors(&with("", "per_cpu_sas = encap"))[0];
     assert!(
-        refused.starts_with("t.conf:5:15: found 'encap' for 'per_cpu_sas'; expected yes or no"),
+        refused.starts_with("t.conf:6:15: found 'encap' for 'per_cpu_sas'; expected yes or no"),
         "{refused}"
     );
 }

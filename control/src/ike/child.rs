@@ -375,6 +375,10 @@ impl IkeSa {
         }
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         ctx.out.push_back(Output::InstallChild { params: Box::new(params), outbound });
+        if self.mobility.probes() && !self.mobility.table.is_busy() {
+            // Traffic may begin on this one.
+            ctx.out.push_back(Output::WatchTraffic(vec![id]));
+        }
         match old {
             Some(old) => ctx.event(Event::ChildRekeyed { child: old.name(), by: child.name() }),
             None => ctx.event(Event::ChildUp {
