@@ -40,10 +40,8 @@ pub(super) struct ChildOffer {
     pub(super) rekeys: Option<ChildSaId>,
     /// We say that there may be more of the kind (RFC 9611).
     pub(super) shares: bool,
-    /// The policy that already has the first one.
-    pub(super) joins: Option<PolicyId>,
-    /// The worker that it is for.
-    pub(super) worker: Option<u32>,
+    /// The policy that has the first one, and the worker that this further one is for.
+    pub(super) own: Option<(PolicyId, u32)>,
     /// What the peer has deleted meanwhile without our having it.
     pub(super) deleted: Vec<Spi>,
 }
@@ -57,6 +55,7 @@ pub(super) struct Agreed {
     pub(super) spi_out: Spi,
     pub(super) ts_local: Vec<TrafficSelector>,
     pub(super) ts_remote: Vec<TrafficSelector>,
+    /// The policy that has the first one, if it is a further one.
     pub(super) joins: Option<PolicyId>,
     pub(super) resource: Resource,
 }

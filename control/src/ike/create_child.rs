@@ -58,7 +58,7 @@ pub(super) fn request_payloads(offer: &ChildOffer, fresh: bool) -> Vec<Payload> 
     }
     payloads.push(Payload::TsI(offer.ts_local.clone()));
     payloads.push(Payload::TsR(offer.ts_remote.clone()));
-    payloads.extend(offer.shares.then(|| resources::info(offer.worker.map(|_| offer.spi_in))));
+    payloads.extend(offer.shares.then(|| resources::info(offer.own.map(|_| offer.spi_in))));
     payloads
 }
 
@@ -73,8 +73,6 @@ impl IkeSa {
         ni: Vec<u8>,
     ) -> Result<ChildOffer, IkeError> {
         let old = rekeys.and_then(|id| self.children.iter().find(|c| c.id == id));
-        let (joins, worker) =
-            own.or(old.map(|old| old.place()).and_then(|(policy, w)| Some((policy, w?)))).unzip();
         let of_first = own.and_then(|(policy, _)| self.selectors_of(policy));
         let (ts_local, ts_remote) = match old {
             // A rekeyed SA must not lose selectors (RFC 7296 2.9.2).
@@ -84,9 +82,9 @@ impl IkeSa {
             }),
         };
         let shares = old.is_none() && resources::willing(ctx, &self.conn, &config);
-        let spi_in = self.inbound_spi(ctx, old, worker).ok_or(IkeError::NoSpi)?;
+        let spi_in = self.inbound_spi(ctx, old, own.map(|own| own.1)).ok_or(IkeError::NoSpi)?;
         let (ke, deleted) = (None, Vec::new());
-        Ok(ChildOffer { config, spi_in, ni, ke, ts_local, ts_remote, rekeys, shares, joins, worker, deleted })
+        Ok(ChildOffer { config, spi_in, ni, ke, ts_local, ts_remote, rekeys, shares, own, deleted })
     }
 
     /// Makes a Child SA of our offer and the peer's answer, or says why not. Gives the SPI back on failure.
@@ -332,7 +330,7 @@ impl IkeSa {
         _proof: Protected,
     ) {
         let (rekeys, config) = (offer.rekeys, offer.config.clone());
-        let own = offer.own();
+        let own = offer.own;
         if let Some(error) = error_notify(payloads) {
             ctx.spis.release(offer.spi_in);
             return self.child_refused(ctx, (rekeys, own), config, error, &offered(&offer));
@@ -627,9 +625,9 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
         spi_out,
         ts_local,
         ts_remote,
-        joins: offer.joins,
+        joins: offer.own.map(|own| own.0),
         resource: Resource::agreed(
-            offer.worker,
+            offer.own.map(|own| own.1),
             offer.shares,
             notify(payloads, NotifyType::SA_RESOURCE_INFO),
         ),

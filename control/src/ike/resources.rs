@@ -118,13 +118,6 @@ impl Further {
     }
 }
 
-impl ChildOffer {
-    /// The policy that has the first one, and the worker that this one is for.
-    pub(super) fn own(&self) -> Option<(PolicyId, u32)> {
-        self.joins.zip(self.worker).filter(|_| self.rekeys.is_none())
-    }
-}
-
 impl IkeSa {
     /// An SPI of the worker that an SA is for: its own, or the one that had the SA that is rekeyed. So late packets of a
     /// flow are not overtaken by those on another SA.
@@ -151,7 +144,7 @@ impl IkeSa {
     /// The workers for which a policy has an SA, or will have one as it seems; once for each.
     fn workers_of(&self, policy: PolicyId) -> impl Iterator<Item = u32> {
         let under_way = self.pending.as_ref().and_then(|p| match &p.exchange {
-            Exchange::CreateChild(offer) => offer.own().filter(|own| own.0 == policy).map(|own| own.1),
+            Exchange::CreateChild(offer) => offer.own.filter(|own| own.0 == policy).map(|own| own.1),
             _ => None,
         });
         let have = self.children.iter().filter(move |c| c.policy == policy && c.is_live());
@@ -194,8 +187,7 @@ impl IkeSa {
 
     /// The answer to a worker's own SA has to agree to all that the first one has (RFC 9611 3).
     pub(super) fn same_as_offered(offer: &ChildOffer, agreed: &Agreed) -> Result<(), IkeError> {
-        if offer.own().is_some()
-            && (&offer.ts_local, &offer.ts_remote) != (&agreed.ts_local, &agreed.ts_remote)
+        if offer.own.is_some() && (&offer.ts_local, &offer.ts_remote) != (&agreed.ts_local, &agreed.ts_remote)
         {
             let story = "the peer has narrowed the selectors of a further SA for them";
             return Err(IkeError::Rule { exchange: "the Child SA negotiation", story });
@@ -310,8 +302,8 @@ impl ChildSa {
 
     /// Whether it may begin to send.
     pub(super) fn may_send(&self) -> bool {
-        !(self.resource.unheard && self.resource.worker.is_some() && self.fresh.is_some())
-            && !self.has_ended()
+        let waits = self.resource.unheard && self.resource.worker.is_some() && self.fresh.is_some();
+        !waits && !self.has_ended()
     }
 }
 

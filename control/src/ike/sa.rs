@@ -123,7 +123,7 @@ pub(super) struct InitSent {
 pub(super) struct AuthSent {
     pub(super) handshake: Handshake,
     pub(super) local_id: Identification,
-    pub(super) child: Option<ChildOffer>,
+    pub(super) child: Option<Box<ChildOffer>>,
     /// By which we prove ourselves, if it is not by AUTH alone.
     pub(super) eap: Option<Box<EapSent>>,
 }
