@@ -197,7 +197,7 @@ fn send(tables: &Tables, watch: &Watch) {
             }
             for child in batch..batch + 50 {
                 let parsed = Packet::parse(&packets[child]).expect("a packet");
-                let Lookup::Sa(sa, set) = tables.lookup_outbound(&parsed, &guard) else {
+                let Lookup::Sa(sa, set) = tables.lookup_outbound(&parsed, 0, &guard) else {
                     panic!("no SA for child {child}");
                 };
                 let traffic = Traffic {

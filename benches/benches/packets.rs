@@ -122,7 +122,7 @@ impl Receiver {
             self.next = (self.next + 7919) % self.count.max(1);
             let bytes = packet(self.next, 0, self.len);
             let parsed = Packet::parse(&bytes).expect("a packet");
-            let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+            let Lookup::Sa(sa, _) = self.tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
             esp::seal(sa, &parsed, &mut slot[HEADROOM..], &mut self.ivs).expect("it is sealed");
         }
     }
@@ -131,7 +131,7 @@ impl Receiver {
     fn seal(&mut self, count: usize) {
         let parsed = Packet::parse(&self.packet).expect("a packet");
         let guard = pin();
-        let Lookup::Sa(sa, set) = self.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(sa, set) = self.tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
         let traffic = Traffic { flow_hash: 0, assigned: None, turn: 0, len: self.len, ends: None };
         let (path, mut tally) = (set.choose(&traffic).expect("a path"), Tally::default());
         for slot in self.data.chunks_mut(Self::slot(self.len)).take(count) {
@@ -206,7 +206,7 @@ fn many(c: &mut Criterion) {
                 turn = (turn + 1) % packets.len();
                 let guard = pin();
                 let parsed = Packet::parse(&packets[turn]).expect("a packet");
-                assert!(matches!(receiver.tables.lookup_outbound(&parsed, &guard), Lookup::Sa(..)));
+                assert!(matches!(receiver.tables.lookup_outbound(&parsed, 0, &guard), Lookup::Sa(..)));
             });
         });
     }

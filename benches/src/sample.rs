@@ -36,6 +36,7 @@ pub fn sa(id: u32) -> ChildSaParams {
     ChildSaParams {
         id: ChildSaId(id),
         policy: PolicyId(id),
+        worker: None,
         name: format!("bench/{id}"),
         mode: Mode::Tunnel,
         spi_in: Spi(0x1000_0000 | id),

@@ -92,6 +92,8 @@ pub struct ChildSaParams {
     pub id: ChildSaId,
     /// The policy that it serves.
     pub policy: PolicyId,
+    /// The worker that sends on it (RFC 9611); `None`: those that have none of their own.
+    pub worker: Option<u32>,
     /// For people, e.g. `home/net{3}`.
     pub name: String,
     /// Tunnel or transport.

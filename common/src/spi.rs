@@ -124,12 +124,26 @@ impl SpiAllocator {
         while self.is_used(slot) {
             slot = (slot + 1) % self.slots;
         }
+        Some(self.take(slot, rng))
+    }
+
+    /// A fresh SPI that worker number `worker` of `workers` owns, or any one when that worker's slots are all taken.
+    pub fn allocate_on(&mut self, worker: usize, workers: usize, rng: &mut impl Rng) -> Option<Spi> {
+        let owned = |slot: &u32| *slot as usize % workers.max(1) == worker;
+        let ahead = (self.next..self.slots).chain(0..self.next);
+        match ahead.filter(owned).find(|slot| !self.is_used(*slot)) {
+            Some(slot) => Some(self.take(slot, rng)),
+            None => self.allocate(rng),
+        }
+    }
+
+    fn take(&mut self, slot: u32, rng: &mut impl Rng) -> Spi {
         self.used[(slot / 64) as usize] |= 1 << (slot % 64);
         self.in_use += 1;
         self.next = (slot + 1) % self.slots;
         let tags = (1 << (32 - SLOT_BITS)) - 1;
         let tag = 1 + rng.next_u32() % tags;
-        Some(Spi(tag << SLOT_BITS | slot))
+        Spi(tag << SLOT_BITS | slot)
     }
 
     /// Gives the slot of `spi` back. Releasing a free slot does nothing.
@@ -179,5 +193,19 @@ mod tests {
         let mut spis = SpiAllocator::new(64);
         let workers: Vec<_> = (0..4).map(|_| spis.allocate(&mut rng).unwrap().worker(2)).collect();
         assert_eq!(workers, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn an_spi_may_be_asked_for_by_its_worker() {
+        let mut rng = ChaCha20Rng::seed_from_u64(3);
+        let mut spis = SpiAllocator::new(8);
+        for _ in 0..4 {
+            assert_eq!(spis.allocate_on(1, 2, &mut rng).unwrap().worker(2), 1);
+        }
+        assert_eq!(spis.allocate_on(1, 2, &mut rng).unwrap().worker(2), 0, "better another worker than none");
+        for _ in 0..3 {
+            assert!(spis.allocate_on(0, 2, &mut rng).is_some());
+        }
+        assert_eq!((spis.allocate_on(0, 2, &mut rng), spis.in_use()), (None, 8));
     }
 }

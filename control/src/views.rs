@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Connection};
-use crate::ike::{ChildSaView, Given, IkeCounters, IkeSaView, LeaseView, PathView, PoolView, Version};
+use crate::ike::{
+    ChildSaView, Given, IkeCounters, IkeSaView, LeaseView, PathView, PoolView, ResourceView, Version,
+};
 
 /// What a Child SA has carried.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
@@ -194,6 +196,12 @@ fn write_child_sa(
     let udp = if child.addresses.paths.iter().any(|p| p.encap) { "-in-UDP" } else { "" };
     writeln!(f, "  {}: #{}, {}, {}{udp}, {}", child.name, child.id.0, child.state, child.mode, child.suite)?;
     writeln!(f, "    installed {}s ago{}", child.installed, rekeying(child.rekey_in))?;
+    if let Some(ResourceView { worker, peer }) = &child.resource {
+        let whose =
+            worker.map_or("for workers without their own".into(), |worker| format!("for worker {worker}"));
+        let theirs = peer.as_ref().map_or(String::new(), |id| format!(", the peer's resource {id}"));
+        writeln!(f, "    {whose}{theirs}")?;
+    }
     let none = Traffic::default();
     let t = traffic.unwrap_or(&none);
     for (way, spi, bytes, packets, idle) in [
@@ -421,6 +429,7 @@ mod tests {
             spi_in: Spi(0xc000_0001),
             spi_out: Spi(0xc000_0002),
             suite: "ESP:AES_GCM_16_256/EXT_SEQ".into(),
+            resource: Some(ResourceView { worker: Some(1), peer: Some("c0ffee01".into()) }),
             ts_local: vec!["10.1.0.0/16".parse().unwrap()],
             ts_remote: vec!["10.2.0.0/16".parse().unwrap(), "10.3.0.0/16".parse().unwrap()],
             addresses: AddressSet::single(path, true),
@@ -474,6 +483,7 @@ home: #1, ESTABLISHED, IKEv2, 1122334455667788_i* 99aabbccddeeff00_r
   established 12s ago, rekeying in 13000s
   net: #3, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16_256/EXT_SEQ
     installed 12s ago, rekeying in 3300s
+    for worker 1, the peer's resource c0ffee01
     in  c0000001,     84 bytes,     1 packets,     5s ago
     out c0000002,    168 bytes,     2 packets
     local  10.1.0.0/16

@@ -20,6 +20,7 @@ use crate::esp::IvSource;
 use crate::io::{Meta, RawEspSocket, Tun, TunOffload, UdpSocket, steering};
 use crate::paths::FlowTable;
 use crate::published::pin;
+use crate::sad::WORKERS_MAX;
 use crate::tables::Tables;
 use crate::upcall::{Upcall, Upcalls};
 use crate::worker::{self, Ring, Sockets, WAKE, Worker};
@@ -144,7 +145,7 @@ impl Dataplane {
     /// When something that was asked for cannot be had. IPv6 sockets are left out, with a warning, where the
     /// system has no IPv6.
     pub fn start(config: DataplaneConfig) -> Result<Self, DataplaneError> {
-        if config.workers == 0 || config.workers > 256 {
+        if config.workers == 0 || config.workers > WORKERS_MAX {
             return Err(DataplaneError::Config("there must be 1 to 256 workers"));
         }
         if config.slots == 0 || config.slots > MAX_SLOTS {

@@ -32,39 +32,83 @@ pub enum Lookup<'a> {
     NoPolicy,
 }
 
-/// A policy: what it covers, and the SA that carries its traffic now.
+/// The SAs that carry a policy's traffic now.
+#[derive(Clone, Default, Debug)]
+pub(crate) struct Senders {
+    /// Of the workers that have none of their own.
+    shared: Option<Arc<OutboundSa>>,
+    /// By worker (RFC 9611). Empty where no worker has one.
+    own: Box<[Option<Arc<OutboundSa>>]>,
+}
+
+impl Senders {
+    /// Puts `sa` into the place of a worker, or of those without one of their own.
+    pub(crate) fn set(&mut self, worker: Option<u32>, sa: Option<Arc<OutboundSa>>) {
+        let Some(worker) = worker.map(|worker| worker as usize) else {
+            self.shared = sa;
+            return;
+        };
+        let mut own = std::mem::take(&mut self.own).into_vec();
+        own.resize(own.len().max(worker + 1), None);
+        own[worker] = sa;
+        if own.iter().any(Option::is_some) {
+            self.own = own.into();
+        }
+    }
+
+    /// The SA in the place of a worker.
+    pub(crate) fn get(&self, worker: Option<u32>) -> Option<&Arc<OutboundSa>> {
+        match worker {
+            Some(worker) => self.own.get(worker as usize)?.as_ref(),
+            None => self.shared.as_ref(),
+        }
+    }
+
+    /// As the workers are to see it: where nobody's SA is for all, one of the others is.
+    fn filled(mut self) -> Option<Self> {
+        if self.shared.is_none() {
+            self.shared = self.own.iter().flatten().next().cloned();
+        }
+        self.shared.is_some().then_some(self)
+    }
+
+    /// Those on which a worker may send, its own first.
+    fn of(&self, worker: usize) -> impl Iterator<Item = &Arc<OutboundSa>> {
+        self.own.get(worker).into_iter().flatten().chain(&self.shared)
+    }
+}
+
+/// A policy: what it covers, and the SAs that carry its traffic now.
 #[derive(Debug)]
 pub(crate) struct Policy {
     pub(crate) id: PolicyId,
     /// The trap's selectors and those of each installed SA.
     covers: Published<Box<[Arc<Selectors>]>>,
-    active: Published<Arc<OutboundSa>>,
+    senders: Published<Senders>,
 }
 
 impl Policy {
     pub(crate) fn new(id: PolicyId) -> Self {
-        Self { id, covers: Published::empty(), active: Published::empty() }
+        Self { id, covers: Published::empty(), senders: Published::empty() }
     }
 
-    /// The SA in use for sending.
-    pub(crate) fn active<'a>(&'a self, guard: &'a Guard) -> Option<&'a Arc<OutboundSa>> {
-        self.active.load(guard)
-    }
-
-    pub(crate) fn set_active(&self, sa: Option<Arc<OutboundSa>>) {
-        self.active.replace(sa);
+    pub(crate) fn set_senders(&self, senders: &Senders) {
+        self.senders.replace(senders.clone().filled());
     }
 
     pub(crate) fn set_covers(&self, covers: Vec<Arc<Selectors>>) {
         self.covers.replace(Some(covers.into()));
     }
 
-    fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Option<Lookup<'a>> {
-        if let Some(sa) = self.active.load(guard)
-            && let Some(paths) = sa.addresses().load(guard)
-            && paths.selectors().match_outbound(packet)
-        {
-            return Some(Lookup::Sa(sa, paths));
+    fn lookup<'a>(&'a self, packet: &Packet<'_>, worker: usize, guard: &'a Guard) -> Option<Lookup<'a>> {
+        if let Some(senders) = self.senders.load(guard) {
+            for sa in senders.of(worker) {
+                if let Some(paths) = sa.addresses().load(guard)
+                    && paths.selectors().match_outbound(packet)
+                {
+                    return Some(Lookup::Sa(sa, paths));
+                }
+            }
         }
         let covered = self.covers.load(guard)?.iter().any(|selectors| selectors.match_outbound(packet));
         covered.then_some(Lookup::NoSa(self.id))
@@ -190,31 +234,31 @@ impl Spd {
         }
     }
 
-    /// Finds the policy of an outbound packet.
+    /// Finds the policy of an outbound packet that a worker has read.
     ///
     /// A policy that moves from one prefix to another is for a moment under both. A lookup that passes the new one
     /// before it is there and the old one when it is gone would miss it, and sees by the count that it must look
     /// again.
-    pub(crate) fn lookup<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
+    pub(crate) fn lookup<'a>(&'a self, packet: &Packet<'_>, worker: usize, guard: &'a Guard) -> Lookup<'a> {
         let mut before = self.removals.load(Ordering::Acquire);
         for _ in 0..LOOKUPS {
-            let found = self.lookup_once(packet, guard);
+            let found = self.lookup_once(packet, worker, guard);
             let after = self.removals.load(Ordering::Acquire);
             if after == before {
                 return found;
             }
             before = after;
         }
-        self.lookup_once(packet, guard)
+        self.lookup_once(packet, worker, guard)
     }
 
-    fn lookup_once<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
+    fn lookup_once<'a>(&'a self, packet: &Packet<'_>, worker: usize, guard: &'a Guard) -> Lookup<'a> {
         let found = if packet.is_ipv4() {
-            self.lookup_lengths(self.lengths_v4.load(Ordering::Acquire), 0, packet, guard)
+            self.lookup_lengths((self.lengths_v4.load(Ordering::Acquire), 0), packet, worker, guard)
         } else {
             (0..3).rev().find_map(|word| {
                 let bits = self.lengths_v6[word].load(Ordering::Acquire);
-                self.lookup_lengths(bits, word * 64, packet, guard)
+                self.lookup_lengths((bits, word * 64), packet, worker, guard)
             })
         };
         found.unwrap_or(Lookup::NoPolicy)
@@ -222,9 +266,9 @@ impl Spd {
 
     fn lookup_lengths<'a>(
         &'a self,
-        mut bits: u64,
-        base: usize,
+        (mut bits, base): (u64, usize),
         packet: &Packet<'_>,
+        worker: usize,
         guard: &'a Guard,
     ) -> Option<Lookup<'a>> {
         while bits != 0 {
@@ -233,7 +277,7 @@ impl Spd {
             let prefix = Prefix::of(packet.dst, (base + top as usize) as u8);
             let Some(entries) = self.buckets[prefix.bucket(self.buckets.len())].load(guard) else { continue };
             let mut here = entries.iter().filter(|entry| entry.prefix == prefix);
-            if let Some(found) = here.find_map(|entry| entry.policy.lookup(packet, guard)) {
+            if let Some(found) = here.find_map(|entry| entry.policy.lookup(packet, worker, guard)) {
                 return Some(found);
             }
         }
@@ -343,7 +387,7 @@ mod tests {
 
         fn find(&self, bytes: &[u8]) -> Option<u32> {
             let guard = pin();
-            match self.spd.lookup(&Packet::parse(bytes).unwrap(), &guard) {
+            match self.spd.lookup(&Packet::parse(bytes).unwrap(), 0, &guard) {
                 Lookup::NoSa(id) => Some(id.0),
                 Lookup::NoPolicy => None,
                 Lookup::Sa(..) => panic!("there are no SAs here"),

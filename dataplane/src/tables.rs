@@ -18,7 +18,7 @@ use crate::esp::{WINDOW_MAX, WINDOW_MIN};
 use crate::paths::{Addresses, Change, PathSet};
 use crate::published::{Guard, Published, pin};
 use crate::sad::{InboundSa, OutboundSa, Selectors};
-use crate::spd::{LengthCounts, Policy, Prefix, Rank, Spd, prefixes};
+use crate::spd::{LengthCounts, Policy, Prefix, Rank, Senders, Spd, prefixes};
 
 pub use crate::spd::Lookup;
 
@@ -74,6 +74,8 @@ struct State {
 struct Child {
     spi_in: Spi,
     policy: PolicyId,
+    /// Who sends on it, if not all that have none of their own.
+    worker: Option<u32>,
     outbound: Arc<OutboundSa>,
 }
 
@@ -83,6 +85,7 @@ struct PolicyState {
     age: u64,
     trap: Option<Arc<Selectors>>,
     children: Vec<(ChildSaId, Arc<Selectors>)>,
+    senders: Senders,
     /// In ascending order.
     places: Box<[(Prefix, Rank)]>,
 }
@@ -104,9 +107,9 @@ impl Tables {
         self.slots.get(spi.slot())?.load(guard).filter(|sa| sa.spi() == spi)
     }
 
-    /// What to do with an outbound packet.
-    pub fn lookup_outbound<'a>(&'a self, packet: &Packet<'_>, guard: &'a Guard) -> Lookup<'a> {
-        self.spd.lookup(packet, guard)
+    /// What to do with an outbound packet that a worker has read.
+    pub fn lookup_outbound<'a>(&'a self, packet: &Packet<'_>, worker: usize, guard: &'a Guard) -> Lookup<'a> {
+        self.spd.lookup(packet, worker, guard)
     }
 
     /// Installs a Child SA: for receiving at once, and for sending if `outbound_active`.
@@ -144,7 +147,8 @@ impl Tables {
 
         // Receiving comes first: the peer may answer the first packet that we send.
         slot.replace(Some(inbound));
-        let child = Child { spi_in: params.spi_in, policy: params.policy, outbound };
+        let ChildSaParams { spi_in, policy, worker, .. } = *params;
+        let child = Child { spi_in, policy, worker, outbound };
         state.children.insert(params.id, child);
         let policy = state.policy(params.policy);
         // Most policies never have a second one.
@@ -157,7 +161,7 @@ impl Tables {
         Ok(())
     }
 
-    /// Sends its policy's traffic on this SA from now on. Unknown SAs are ignored.
+    /// Sends its policy's traffic on this SA from now on, or what its worker has of it. Unknown SAs are ignored.
     pub fn activate_outbound(&self, id: ChildSaId) {
         let mut state = self.lock();
         let Some(child) = state.children.get(&id) else { return };
@@ -236,6 +240,27 @@ impl Tables {
         ids.iter().filter_map(|id| state.children.get(id)).for_each(|child| child.outbound.watch());
     }
 
+    /// Asks for [`Upcall::OwnSa`](crate::Upcall::OwnSa) when one of these workers sends on this SA, once for each.
+    pub fn watch_workers(&self, id: ChildSaId, workers: &[u32]) {
+        if let Some(child) = self.lock().children.get(&id) {
+            child.outbound.watch_workers(workers);
+        }
+    }
+
+    /// Inner packets sent so far on all SAs of the policy that this one serves, and authentic ESP packets received on
+    /// them over `path`.
+    pub fn policy_packets(&self, id: ChildSaId, path: &Path) -> (u64, u64) {
+        let state = self.lock();
+        let Some(child) = state.children.get(&id) else { return (0, 0) };
+        let guard = pin();
+        let all = state.policies.get(&child.policy).into_iter().flat_map(|policy| &policy.children);
+        all.filter_map(|(id, _)| state.children.get(id)).fold((0, 0), |(sent, received), child| {
+            let ways = child.outbound.addresses().stats(&guard);
+            let here = ways.iter().find(|way| way.path == *path).map_or(0, |way| way.packets_in);
+            (sent + child.outbound.counters().packets(), received + here)
+        })
+    }
+
     /// The sending half of an SA.
     pub(crate) fn outbound(&self, id: ChildSaId) -> Option<Arc<OutboundSa>> {
         self.lock().children.get(&id).map(|child| child.outbound.clone())
@@ -260,7 +285,8 @@ impl Tables {
         let Some(policy) = state.policies.get_mut(&id) else { return };
         policy.trap = None;
         policy.children.clear();
-        policy.policy.set_active(None);
+        policy.senders = Senders::default();
+        policy.policy.set_senders(&policy.senders);
         self.publish_policy(&mut state, id);
     }
 
@@ -372,6 +398,7 @@ impl State {
                 age: self.age,
                 trap: None,
                 children: Vec::new(),
+                senders: Senders::default(),
                 places: Box::default(),
             }
         })
@@ -379,17 +406,18 @@ impl State {
 
     fn activate(&mut self, id: ChildSaId) {
         let Some(child) = self.children.get(&id) else { return };
-        if let Some(known) = self.policies.get(&child.policy) {
-            known.policy.set_active(Some(child.outbound.clone()));
+        if let Some(known) = self.policies.get_mut(&child.policy) {
+            known.senders.set(child.worker, Some(child.outbound.clone()));
+            known.policy.set_senders(&known.senders);
         }
     }
 
     fn deactivate(&mut self, id: ChildSaId) {
-        let Some(known) = self.children.get(&id).and_then(|child| self.policies.get(&child.policy)) else {
-            return;
-        };
-        if known.policy.active(&pin()).is_some_and(|sa| sa.id() == id) {
-            known.policy.set_active(None);
+        let Some(child) = self.children.get(&id) else { return };
+        let Some(known) = self.policies.get_mut(&child.policy) else { return };
+        if known.senders.get(child.worker).is_some_and(|sa| sa.id() == id) {
+            known.senders.set(child.worker, None);
+            known.policy.set_senders(&known.senders);
         }
     }
 }
@@ -417,7 +445,7 @@ mod tests {
     fn carrier(tables: &Tables) -> Result<u32, Option<u32>> {
         let bytes = udp(US, PEER, (1, 2), b"data");
         let guard = pin();
-        match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) {
+        match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), 0, &guard) {
             Lookup::Sa(sa, _) => Ok(sa.id().0),
             Lookup::NoSa(policy) => Err(Some(policy.0)),
             Lookup::NoPolicy => Err(None),
@@ -459,6 +487,46 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_sends_on_its_own_sa_and_on_the_common_one_without() {
+        let tables = tables();
+        let bytes = udp(US, PEER, (1, 2), b"data");
+        let packet = Packet::parse(&bytes).unwrap();
+        let used = |worker| {
+            let guard = pin();
+            match tables.lookup_outbound(&packet, worker, &guard) {
+                Lookup::Sa(sa, _) => Some((sa.id().0, sa.take_worker(worker))),
+                _ => None,
+            }
+        };
+        let of = |id, worker| ChildSaParams { policy: PolicyId(1), worker, ..sa(id) };
+        tables.install(&of(1, None), true).unwrap();
+        tables.watch_workers(ChildSaId(1), &[1, 70, 256]);
+        tables.watch_workers(ChildSaId(9), &[1]);
+        assert_eq!((used(0), used(1), used(1)), (Some((1, false)), Some((1, true)), Some((1, false))));
+        assert_eq!((used(70), used(300)), (Some((1, true)), Some((1, false))));
+        tables.install(&of(2, Some(1)), false).unwrap();
+        assert_eq!(used(1), Some((1, false)), "the peer may not have it yet");
+        tables.activate_outbound(ChildSaId(2));
+        assert_eq!((used(0), used(1), used(2)), (Some((1, false)), Some((2, false)), Some((1, false))));
+        // Each is rekeyed by itself.
+        tables.install(&of(3, Some(1)), true).unwrap();
+        tables.remove(ChildSaId(2));
+        tables.install(&of(4, None), true).unwrap();
+        tables.remove(ChildSaId(1));
+        assert_eq!((used(0), used(1)), (Some((4, false)), Some((3, false))));
+        tables.remove(ChildSaId(3));
+        assert_eq!(used(1), Some((4, false)));
+        // Without a common one those of others will do.
+        tables.install(&of(5, Some(2)), true).unwrap();
+        tables.deactivate_outbound(ChildSaId(4));
+        assert_eq!((used(0), used(2)), (Some((5, false)), Some((5, false))));
+        tables.remove_policy(PolicyId(1));
+        assert_eq!(used(2), None);
+        tables.activate_outbound(ChildSaId(5));
+        assert_eq!(used(1), Some((5, false)));
+    }
+
+    #[test]
     fn an_sa_without_a_trap_takes_its_policy_along() {
         let tables = tables();
         tables.install(&sa(1), true).unwrap();
@@ -484,7 +552,7 @@ mod tests {
         assert_eq!(carrier(&tables), Err(Some(1)));
         let dns = udp(US, PEER, (1, 53), b"data");
         let guard = pin();
-        assert!(matches!(tables.lookup_outbound(&Packet::parse(&dns).unwrap(), &guard), Lookup::Sa(..)));
+        assert!(matches!(tables.lookup_outbound(&Packet::parse(&dns).unwrap(), 0, &guard), Lookup::Sa(..)));
     }
 
     #[test]
@@ -496,7 +564,7 @@ mod tests {
         let mut ivs = IvSource::from_seed([0; 32]);
         for number in 1..=6 {
             let guard = pin();
-            let Lookup::Sa(sa, _) = tables.lookup_outbound(&packet, &guard) else { panic!("no SA") };
+            let Lookup::Sa(sa, _) = tables.lookup_outbound(&packet, 0, &guard) else { panic!("no SA") };
             assert_eq!(esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap().sequence, number);
             match number % 3 {
                 0 => {
@@ -594,7 +662,8 @@ mod tests {
         assert_eq!(tables.set_addresses(&[ChildSaId(1)], &next), 1);
         assert_eq!(inbound.addresses().load(&guard).unwrap().set(), &next);
         let bytes = udp(US, PEER, (1, 2), b"data");
-        let Lookup::Sa(outbound, _) = tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) else {
+        let Lookup::Sa(outbound, _) = tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), 0, &guard)
+        else {
             panic!("no SA")
         };
         let paths = outbound.addresses().load(&guard).unwrap();
@@ -657,7 +726,7 @@ mod tests {
         let carrier = |src: &str| {
             let bytes = udp(src, PEER, (1, 2), b"data");
             let guard = pin();
-            match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), &guard) {
+            match tables.lookup_outbound(&Packet::parse(&bytes).unwrap(), 0, &guard) {
                 Lookup::Sa(sa, paths) => {
                     let ends = Some((src.parse().unwrap(), PEER.parse().unwrap()));
                     assert!(paths.choose(&Traffic { ends, ..traffic(0) }).is_ok());
@@ -725,7 +794,7 @@ mod tests {
                 let mut lookups = 0u64;
                 while !stop.load(Ordering::Relaxed) {
                     let guard = pin();
-                    let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, &guard) else {
+                    let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, 0, &guard) else {
                         panic!("refused")
                     };
                     assert_eq!(sa.id(), ChildSaId(1));
@@ -840,7 +909,7 @@ mod tests {
                 let back = Packet::parse(&back).unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     let guard = pin();
-                    if let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, &guard) {
+                    if let Lookup::Sa(sa, paths) = tables.lookup_outbound(&packet, 0, &guard) {
                         esp::seal(sa, &packet, &mut [0; 200], &mut ivs).unwrap();
                         let chosen = paths.choose(&traffic(crate::paths::flow_hash(&packet))).unwrap();
                         // Each set is made so that its parts name its generation.

@@ -60,6 +60,7 @@ pub(crate) fn params(id: u32, mode: Mode, suite: EspSuite) -> ChildSaParams {
     ChildSaParams {
         id: ChildSaId(id),
         policy: PolicyId(id),
+        worker: None,
         name: format!("test/{id}"),
         mode,
         spi_in: Spi(0x1000_0000 | id),

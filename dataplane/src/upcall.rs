@@ -42,6 +42,14 @@ pub enum Upcall {
     /// An inner packet was sent on an SA that [`watch_traffic`](crate::tables::Tables::watch_traffic) named; once
     /// for each call.
     Traffic(ChildSaId),
+    /// A worker without an SA of its own has sent on one that
+    /// [`watch_workers`](crate::tables::Tables::watch_workers) named, once for each call (RFC 9611 6).
+    OwnSa {
+        /// The SA.
+        child: ChildSaId,
+        /// The worker.
+        worker: u32,
+    },
     /// An authentic packet with the newest sequence number came from an address, or in UDP from a port, that is on
     /// no path of the SA's set. At most one a second for each SA.
     NewSource {

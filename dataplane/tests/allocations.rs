@@ -87,6 +87,7 @@ fn params(site: usize, id: u32, scheduler: Scheduler) -> ChildSaParams {
     ChildSaParams {
         id: ChildSaId(id),
         policy: PolicyId(id),
+        worker: None,
         name: format!("test/{id}"),
         mode: Mode::Tunnel,
         spi_in: spi(site),

@@ -72,6 +72,7 @@ impl Site {
         ChildSaParams {
             id: ChildSaId(self.next),
             policy: PolicyId(peer + 1),
+            worker: None,
             name: format!("peer/net{{{}}}", self.next),
             mode: Mode::Tunnel,
             spi_in,
@@ -130,7 +131,7 @@ fn measure(count: u32) -> Figures {
     for (peer, params) in (0..).zip(&all) {
         let packet = packet(net(peer));
         let parsed = Packet::parse(&packet).expect("a packet");
-        let Lookup::Sa(out, _) = site.tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(out, _) = site.tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
         let sealed = esp::seal(out, &parsed, &mut buffer[HEADROOM..], &mut ivs).expect("it is sealed");
         let sa = site.tables.lookup_inbound(params.spi_in, &guard).expect("an SA");
         let window = windows.window(sa).expect("a window");
@@ -150,7 +151,7 @@ fn measure(count: u32) -> Figures {
     for n in &order {
         packet[16..20].copy_from_slice(&net(*n as u32).octets());
         let parsed = Packet::parse(&packet).expect("a packet");
-        assert!(matches!(black_box(site.tables.lookup_outbound(&parsed, &guard)), Lookup::Sa(..)));
+        assert!(matches!(black_box(site.tables.lookup_outbound(&parsed, 0, &guard)), Lookup::Sa(..)));
     }
     let outbound_ns = 1e9 / rate(LOOKUPS, since);
     drop((guard, windows, order));

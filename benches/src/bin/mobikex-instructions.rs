@@ -46,7 +46,7 @@ fn carry(len: usize, times: usize, back: bool) {
     let guard = pin();
     for _ in 0..times {
         let parsed = Packet::parse(black_box(&bytes)).expect("a packet");
-        let Lookup::Sa(out, _) = tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+        let Lookup::Sa(out, _) = tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
         let sealed = esp::seal(out, &parsed, &mut buffer[HEADROOM..], &mut ivs).expect("it is sealed");
         if !back {
             continue;
@@ -69,7 +69,7 @@ fn runs(len: usize, times: usize, back: bool) {
     let bytes = packet(7, 0, len);
     let guard = pin();
     let parsed = Packet::parse(black_box(&bytes)).expect("a packet");
-    let Lookup::Sa(out, set) = tables.lookup_outbound(&parsed, &guard) else { panic!("no SA") };
+    let Lookup::Sa(out, set) = tables.lookup_outbound(&parsed, 0, &guard) else { panic!("no SA") };
     let slot = HEADROOM + out.sealed_len(len);
     let mut buffers = vec![0; RUN * slot];
     let traffic = Traffic { flow_hash: 0, assigned: None, turn: 0, len, ends: None };

@@ -493,6 +493,13 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
         choice(&known, &[], text)
     });
     f.set("inactivity", &mut c.inactivity, issues, values::time);
+    c.per_cpu_sas = f.get("per_cpu_sas", issues, |text| match text {
+        "encap" => {
+            Err("yes or no: here ESP always has the ports of IKE, and SAs are told apart by their SPIs"
+                .into())
+        }
+        _ => values::boolean(text),
+    });
     f.set("copy_df", &mut c.copy_df, issues, values::boolean);
     f.set("copy_dscp", &mut c.copy_dscp, issues, |text| {
         let known =

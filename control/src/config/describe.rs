@@ -282,7 +282,12 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         Duration::ZERO => String::new(),
         time => format!("; closed after {} without traffic", dur(time)),
     };
-    writeln!(out, "    {start}{close}{dpd}{idle}")
+    let own = match c.per_cpu_sas {
+        None => "",
+        Some(true) => "; further Child SAs for single workers",
+        Some(false) => "; one Child SA for all workers",
+    };
+    writeln!(out, "    {start}{close}{dpd}{idle}{own}")
 }
 
 fn volumes(l: &VolumeLimits) -> String {

@@ -512,6 +512,8 @@ pub struct Child {
     /// Close it when nothing has gone over it for this long; zero = never.
     #[serde(rename = "inactivity_seconds", serialize_with = "seconds")]
     pub inactivity: Duration,
+    /// Further Child SAs for single workers (RFC 9611); `None`: as the number of workers and the connection suggest.
+    pub per_cpu_sas: Option<bool>,
     /// At start.
     pub start_action: StartAction,
     /// When the peer closes it.
@@ -542,6 +544,7 @@ impl Child {
             rand_time: rekey_time / 10,
             limits: VolumeLimits::default(),
             inactivity: Duration::ZERO,
+            per_cpu_sas: None,
             start_action: StartAction::default(),
             close_action: StartAction::default(),
             dpd_action: DpdAction::default(),

@@ -193,7 +193,7 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("hw_offload", NO),
         ("inactivity", Here),
         ("ipcomp", NO),
-        ("per_cpu_sas", NO),
+        ("per_cpu_sas", Here),
         ("policies", YES),
         ("policies_fwd_out", NO),
         ("rand_bytes", ZERO),

@@ -168,6 +168,22 @@ fn a_trap_stays_for_the_next_packet() {
 }
 
 #[test]
+fn child_sas_for_single_workers_are_a_choice_of_yes_and_no() {
+    let child = |said: &str| parse_str("t.conf", &with("", said)).unwrap().connections[0].children[0].clone();
+    for (said, expected) in [("", None), ("per_cpu_sas = yes", Some(true)), ("per_cpu_sas = no", Some(false))]
+    {
+        assert_eq!(child(said).per_cpu_sas, expected);
+    }
+    let config = parse_str("t.conf", &with("", "per_cpu_sas = yes")).unwrap();
+    assert!(config.describe().contains("further Child SAs for single workers"));
+    let refused = &errors(&with("", "per_cpu_sas = encap"))[0];
+    assert!(
+        refused.starts_with("t.conf:6:15: found 'encap' for 'per_cpu_sas'; expected yes or no"),
+        "{refused}"
+    );
+}
+
+#[test]
 fn what_is_not_said_has_the_documented_default() {
     assert_eq!(parse_str("t.conf", "").unwrap(), Config::default());
     let config = parse_str("t.conf", &with("", "")).unwrap();

@@ -311,6 +311,7 @@ impl Daemon {
                     continue;
                 }
                 Upcall::Traffic(id) => ChildEvent::Traffic(id),
+                Upcall::OwnSa { child, worker } => ChildEvent::OwnSa(child, worker),
                 Upcall::Ike { local, remote, data } => {
                     self.endpoint.handle_datagram(now, local, remote, true, &data);
                     continue;
@@ -356,7 +357,10 @@ impl Daemon {
     /// Reads the configuration again. Established SAs stay as they were negotiated.
     fn reload(&mut self) {
         let config = match config::load(&self.config_path) {
-            Ok(config) => config,
+            Ok(mut config) => {
+                config.daemon.workers = config.daemon.workers.or(self.config.daemon.workers);
+                config
+            }
             Err(errors) => {
                 for error in &errors {
                     error!(target: "CFG", "{error}");
@@ -455,10 +459,8 @@ impl Daemon {
                     if let Err(reason) = self.dataplane.send_echo(child, &way, &echo) {
                         debug!(target: "ESP", "a probe of {path} was not sent: {}", reason.name());
                     }
-                    let stats = self.dataplane.tables().stats(child).unwrap_or_default();
-                    let here = stats.paths.iter().find(|of| of.path == path);
-                    let packets_in = here.map_or(0, |of| of.packets_in);
-                    self.endpoint.note_traffic(now, child, &path, stats.packets_out, packets_in);
+                    let (packets, packets_in) = self.dataplane.tables().policy_packets(child, &path);
+                    self.endpoint.note_traffic(now, child, &path, packets, packets_in);
                 }
                 Output::CountPaths(children) => {
                     let octets = self.dataplane.tables().path_octets(&children);
@@ -524,6 +526,7 @@ impl Daemon {
             Output::SetResolvers { servers, domains } => self.set_resolvers(&servers, &domains),
             Output::SaveKeys(keys) => self.keys.iter_mut().for_each(|file| file.ike(&keys)),
             Output::WatchTraffic(children) => tables.watch_traffic(&children),
+            Output::WatchWorkers { child, workers } => tables.watch_workers(child, &workers),
             Output::ActivateOutbound(id) => tables.activate_outbound(id),
             Output::DeactivateOutbound(id) => tables.deactivate_outbound(id),
             Output::Transmit { .. }

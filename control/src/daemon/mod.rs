@@ -101,12 +101,12 @@ pub enum DaemonError {
 pub fn run(options: &Options) -> Result<(), DaemonError> {
     mobikex_common::crypto::self_test()?;
     check_capabilities()?;
-    let config = load(options)?;
+    let mut config = load(options)?;
+    let cores = || std::thread::available_parallelism().map_or(1, Into::into);
+    let workers = *config.daemon.workers.get_or_insert_with(cores);
     let keys = options.save_keys.as_deref().map(KeyFile::open).transpose()?;
     let mut netlink = Netlink::new()?;
     let settings = &config.daemon;
-    let workers =
-        settings.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let mut dataplane = Dataplane::start(DataplaneConfig {
         tun_name: settings.tun.clone(),
         tun_mtu: settings.mtu,

@@ -175,6 +175,7 @@ mod tests {
             spi_in: Spi(0xc000_0000 + id),
             spi_out: Spi(0xc100_0000 + id),
             suite: String::new(),
+            resource: None,
             ts_local: vec![],
             ts_remote: vec![],
             addresses: AddressSet::single(Path { local: end, remote: end }, true),

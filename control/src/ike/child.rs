@@ -18,6 +18,7 @@ use super::ctx::{Ctx, Effect};
 use super::inactivity::Idle;
 use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
+use super::resources::Resource;
 use super::roles::ExchangeInitiator;
 use super::sa::{Exchange, IkeSa, Task};
 use super::sets::Check;
@@ -37,6 +38,10 @@ pub(super) struct ChildOffer {
     pub(super) ts_local: Vec<TrafficSelector>,
     pub(super) ts_remote: Vec<TrafficSelector>,
     pub(super) rekeys: Option<ChildSaId>,
+    /// We say that there may be more of the kind (RFC 9611).
+    pub(super) shares: bool,
+    /// The policy that has the first one, and the worker that this further one is for.
+    pub(super) own: Option<(PolicyId, u32)>,
     /// What the peer has deleted meanwhile without our having it.
     pub(super) deleted: Vec<Spi>,
 }
@@ -50,6 +55,9 @@ pub(super) struct Agreed {
     pub(super) spi_out: Spi,
     pub(super) ts_local: Vec<TrafficSelector>,
     pub(super) ts_remote: Vec<TrafficSelector>,
+    /// The policy that has the first one, if it is a further one.
+    pub(super) joins: Option<PolicyId>,
+    pub(super) resource: Resource,
 }
 
 /// Where a Child SA is in its life.
@@ -65,6 +73,9 @@ pub(super) enum ChildState {
     /// Deleted; only late packets are received until the instant.
     Lingering(Instant),
 }
+
+/// What an SA carries: a policy, or what one worker has of it.
+pub(super) type Place = (PolicyId, Option<u32>);
 
 /// The peer's rekeying of the same SA (RFC 7296 2.8.1).
 pub(super) struct PeerChildRekey {
@@ -98,7 +109,8 @@ pub(super) struct ChildSa {
     /// Whether we send on it (or wait until the peer does).
     pub(super) outbound: bool,
     /// Who has asked for it, unless it was made in the place of another one.
-    fresh: Option<ExchangeInitiator>,
+    pub(super) fresh: Option<ExchangeInitiator>,
+    pub(super) resource: Resource,
     pub(super) peer_rekey: Option<PeerChildRekey>,
     /// Lost against this SA of the peer's in a simultaneous rekeying. It goes on sending until the peer is known
     /// to have the other one, that is until the peer deletes the SA that both have replaced.
@@ -136,10 +148,18 @@ impl ChildSa {
     /// Nothing goes out on it any more, since another policy has its traffic.
     pub(super) fn hand_over(&mut self, ctx: &mut Ctx<'_>) {
         self.outbound = false;
+        if self.resource.worker.is_some() {
+            ctx.out.push_back(Output::DeactivateOutbound(self.id));
+        }
         if !self.policy_stays {
             ctx.out.push_back(Output::RemovePolicy(self.policy));
         }
         self.policy_stays = true;
+    }
+
+    /// Deleted by either side, or about to be.
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.state, ChildState::Lingering(_) | ChildState::Deleting)
     }
 
     /// Not yet replaced or deleted.
@@ -215,6 +235,7 @@ impl ChildSa {
             spi_in: self.spi_in,
             spi_out: self.spi_out,
             suite: self.suite.to_string(),
+            resource: (&self.resource).into(),
             ts_local: self.ts_local.clone(),
             ts_remote: self.ts_remote.clone(),
             addresses: self.addresses.clone(),
@@ -264,11 +285,12 @@ impl IkeSa {
         let trap = ctx.traps.policy(&self.conn.name, &config.name);
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         let twin = self.children.iter().find(|c| c.is_live() && c.is_for(&agreed)).filter(|_| old.is_none());
-        let policy = match (old.or(twin), trap) {
-            (Some(old), _) => old.policy,
+        let policy = match (old.or(twin).map(|c| c.policy).or(agreed.joins), trap) {
+            (Some(policy), _) => policy,
             (None, Some(trap)) => trap,
             (None, None) => ctx.ids.policy(),
         };
+        let mut resource = old.map_or(agreed.resource, |old| old.resource.clone());
         // A rekeyed SA inherits the addresses of the one that it replaces.
         let (halves, leaving, retired) = match old {
             Some(old) => (old.halves.clone(), old.leaving.clone(), old.retired.clone()),
@@ -278,7 +300,8 @@ impl IkeSa {
         // While there is no pair of addresses, what was there before stays.
         addresses.paths = old.map_or(addresses.paths, |old| old.addresses.paths.clone());
         let we_started = started_by == ExchangeInitiator::Us;
-        let outbound = we_started || (old.is_none() && twin.is_none());
+        let outbound = we_started || (old.is_none() && twin.is_none() && resource.worker.is_none());
+        resource.unheard = !outbound;
         let (keys_out, keys_in) = if we_started {
             (keymat.initiator, keymat.responder)
         } else {
@@ -302,6 +325,7 @@ impl IkeSa {
             state: ChildState::Installed,
             outbound,
             fresh: old.is_none().then_some(started_by),
+            resource,
             peer_rekey: None,
             redundant_to: None,
             idle: Idle::new(ctx.now, config.inactivity),
@@ -322,6 +346,7 @@ impl IkeSa {
         let params = ChildSaParams {
             id,
             policy,
+            worker: child.resource.worker,
             name: format!("{}/{}", self.conn.name, child.name()),
             mode: child.mode,
             spi_in: child.spi_in,
@@ -337,17 +362,22 @@ impl IkeSa {
             copy_df: child.config.copy_df,
             copy_dscp: child.config.copy_dscp,
         };
-        if old.is_none() && self.mobility.announced.len() > 1 {
+        let telling = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::Actions(_)));
+        if old.is_none() && (self.mobility.announced.len() > 1 || telling) {
             // A new set starts with one pair: the peer is to hear of our other addresses for this one too.
             self.mobility.tell_all = true;
             self.tasks.push_back(Task::Reconcile);
         }
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
         if outbound {
-            self.outbound_only(policy, None);
+            self.outbound_only(child.place(), None);
         }
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         ctx.out.push_back(Output::InstallChild { params: Box::new(params), outbound });
+        if self.mobility.probes() && !self.mobility.table.is_busy() {
+            // Traffic may begin on this one.
+            ctx.out.push_back(Output::WatchTraffic(vec![id]));
+        }
         match old {
             Some(old) => ctx.event(Event::ChildRekeyed { child: old.name(), by: child.name() }),
             None => ctx.event(Event::ChildUp {
@@ -357,20 +387,24 @@ impl IkeSa {
                 spi_out: child.spi_out,
                 ts_local: child.ts_local.clone(),
                 ts_remote: child.ts_remote.clone(),
+                worker: child.resource.worker,
             }),
         }
+        let common = child.resource.shares && child.resource.worker.is_none();
         self.children.push(child);
+        if common {
+            self.watch_workers(ctx, policy);
+        }
         id
     }
 
     /// Both sides have asked for the same Child SA at once, and have it twice. The responder of the IKE SA, of which there is
     /// one, deletes its own; no standard says who does.
     pub(super) fn settle_twins(&mut self, ctx: &Ctx<'_>, new: ChildSaId) {
-        let Some(new) = self.children.iter().find(|c| c.id == new).filter(|_| !self.initiator.is_us()) else {
-            return;
-        };
+        let new = self.children.iter().find(|c| c.id == new && c.resource.worker.is_none());
+        let Some(new) = new.filter(|_| !self.initiator.is_us()) else { return };
         let lately = |c: &ChildSa| ctx.now.saturating_duration_since(c.installed_at) < TWINS;
-        let mut twins = self.children.iter().filter(|c| c.is_live() && c.policy == new.policy && lately(c));
+        let mut twins = self.children.iter().filter(|c| c.is_live() && c.place() == new.place() && lately(c));
         let of = |who: ExchangeInitiator| move |c: &&ChildSa| c.fresh == Some(who);
         let theirs = twins.clone().any(|c| of(ExchangeInitiator::Peer)(&c));
         if let (true, Some(ours)) = (theirs, twins.find(of(ExchangeInitiator::Us)).map(|c| c.id)) {
@@ -381,22 +415,27 @@ impl IkeSa {
 
     /// Lets the policy's traffic go out on `id` from now on.
     pub(super) fn activate(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        if let Some(policy) = self.child(id).filter(|c| !c.outbound).map(|c| c.policy) {
-            self.outbound_only(policy, Some(id));
+        if let Some(child) = self.child(id).filter(|c| !c.outbound) {
+            child.resource.unheard = false;
+            let place = child.place();
+            self.outbound_only(place, Some(id));
             ctx.out.push_back(Output::ActivateOutbound(id));
         }
     }
 
     /// The peer has sent on `id`, so that it has it. A late packet on one that was replaced meanwhile says nothing.
     pub(super) fn peer_sends_on(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        if self.child(id).is_some_and(|c| c.is_live()) {
+        let Some(child) = self.child(id).filter(|c| c.is_live()) else { return };
+        child.resource.unheard = false;
+        let further = child.resource.worker.is_some() && child.fresh.is_some();
+        if !further || !self.has_sender_beside(id) {
             self.activate(ctx, id);
         }
     }
 
-    /// A policy sends on one SA at a time.
-    fn outbound_only(&mut self, policy: PolicyId, id: Option<ChildSaId>) {
-        for child in self.children.iter_mut().filter(|c| c.policy == policy) {
+    /// One SA at a time sends in each place.
+    fn outbound_only(&mut self, place: Place, id: Option<ChildSaId>) {
+        for child in self.children.iter_mut().filter(|c| c.place() == place) {
             child.outbound = Some(child.id) == id;
         }
     }
@@ -407,22 +446,22 @@ impl IkeSa {
         if matches!(child.state, ChildState::Lingering(_)) {
             return;
         }
-        let policy = child.policy;
-        let ended = |c: &ChildSa| matches!(c.state, ChildState::Lingering(_) | ChildState::Deleting);
-        let heirs = || self.children.iter().filter(|c| c.policy == policy && c.id != id && !ended(c));
+        let place = child.place();
+        let others = || self.children.iter().filter(|c| c.policy == place.0 && c.id != id && !c.has_ended());
+        let heirs = others().filter(|c| c.place() == place && c.may_send());
         let successor =
-            heirs().max_by_key(|c| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none()));
-        let successor = successor.map(|c| c.id);
+            heirs.max_by_key(|c| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none()));
+        let (successor, last) = (successor.map(|c| c.id), others().next().is_none());
         if let Some(new) = successor {
             self.activate(ctx, new);
-            self.delete_redundant(policy);
+            self.delete_redundant(place);
         }
         let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);
         ctx.out.push_back(Output::DeactivateOutbound(id));
         if successor.is_none() {
             let (name, policy, trap) = (child.name(), child.policy, child.policy_stays);
-            if !trap {
+            if last && !trap {
                 ctx.out.push_back(Output::RemovePolicy(policy));
             }
             ctx.event(Event::ChildDown { child: name, reason: reason.to_string() });
@@ -430,8 +469,8 @@ impl IkeSa {
     }
 
     /// Deletes what a simultaneous rekeying has made superfluous.
-    pub(super) fn delete_redundant(&mut self, policy: PolicyId) {
-        for child in self.children.iter_mut().filter(|c| c.policy == policy && c.redundant_to.is_some()) {
+    pub(super) fn delete_redundant(&mut self, place: Place) {
+        for child in self.children.iter_mut().filter(|c| c.place() == place && c.redundant_to.is_some()) {
             child.redundant_to = None;
             child.state = ChildState::Deleting;
             child.outbound = false;
@@ -453,7 +492,13 @@ impl IkeSa {
                 if until <= ctx.now && Some(child.id) == awaited {
                     child.state = ChildState::Lingering(ctx.now + LINGER);
                 } else if until <= ctx.now {
-                    self.children.remove(index).remove(ctx, "");
+                    let gone = self.children.remove(index);
+                    let (policy, worker) = gone.place();
+                    gone.remove(ctx, "");
+                    if worker.is_some() {
+                        // From now on its worker may have another one, if it has any use for it.
+                        self.watch_workers(ctx, policy);
+                    }
                     continue;
                 }
             } else if child.expire_at.is_some_and(|at| at <= ctx.now) {
@@ -478,9 +523,14 @@ impl IkeSa {
         meant: impl Fn(&ChildSa) -> bool,
         action: impl Fn(&Child) -> StartAction,
     ) {
+        // The SAs of one policy come back together.
+        let mut trapped = Vec::new();
         let (connection, peer) = (&self.conn.name, self.peer().map(|peer| peer.id().clone()));
         for child in self.children.iter_mut().filter(|c| c.is_live() && meant(c)) {
             let (connection, name) = (connection.clone(), child.config.name.clone());
+            if trapped.contains(&child.policy) {
+                continue;
+            }
             // Another IKE SA with the peer may have it already, as after a new proof.
             let has_it = |sa: &IkeSa| {
                 sa.conn.name == connection && sa.children.iter().any(|c| c.is_live() && c.config.name == name)
@@ -493,8 +543,8 @@ impl IkeSa {
                 ctx.effects.push(Effect::Restart { connection, child: Some(name) });
             } else if action.traps() && !child.policy_stays {
                 // Before the SA goes, so that no packet passes it by in the clear.
-                child.policy_stays = true;
                 let policy = child.policy;
+                trapped.push(policy);
                 ctx.out.push_back(Output::InstallTrap {
                     policy,
                     ts_local: child.ts_local.clone(),
@@ -504,5 +554,6 @@ impl IkeSa {
                 ctx.effects.push(Effect::Trap { connection, child: name, policy });
             }
         }
+        self.children.iter_mut().filter(|c| trapped.contains(&c.policy)).for_each(|c| c.policy_stays = true);
     }
 }

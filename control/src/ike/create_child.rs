@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
-use mobikex_common::sa::{ChildSaId, Mode};
+use mobikex_common::sa::{ChildSaId, Mode, PolicyId};
 use mobikex_common::spi::Spi;
 use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
@@ -18,6 +18,7 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::narrow::{narrow, show};
 use super::output::Event;
+use super::resources::{self, Further, Resource};
 use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
 use super::sa::{Exchange, IkeSa, Task};
@@ -57,6 +58,7 @@ pub(super) fn request_payloads(offer: &ChildOffer, fresh: bool) -> Vec<Payload> 
     }
     payloads.push(Payload::TsI(offer.ts_local.clone()));
     payloads.push(Payload::TsR(offer.ts_remote.clone()));
+    payloads.extend(offer.shares.then(|| resources::info(offer.own.map(|_| offer.spi_in))));
     payloads
 }
 
@@ -67,16 +69,22 @@ impl IkeSa {
         ctx: &mut Ctx<'_>,
         config: Arc<Child>,
         rekeys: Option<ChildSaId>,
+        own: Option<(PolicyId, u32)>,
         ni: Vec<u8>,
     ) -> Result<ChildOffer, IkeError> {
         let old = rekeys.and_then(|id| self.children.iter().find(|c| c.id == id));
+        let of_first = own.and_then(|(policy, _)| self.selectors_of(policy));
         let (ts_local, ts_remote) = match old {
             // A rekeyed SA must not lose selectors (RFC 7296 2.9.2).
             Some(old) => (old.ts_local.clone(), old.ts_remote.clone()),
-            None => (self.own_selectors(&config, self.local), self.peer_selectors(&config, self.remote)),
+            None => of_first.unwrap_or_else(|| {
+                (self.own_selectors(&config, self.local), self.peer_selectors(&config, self.remote))
+            }),
         };
-        let spi_in = ctx.spis.allocate(ctx.rng).ok_or(IkeError::NoSpi)?;
-        Ok(ChildOffer { config, spi_in, ni, ke: None, ts_local, ts_remote, rekeys, deleted: Vec::new() })
+        let shares = old.is_none() && resources::willing(ctx, &self.conn, &config);
+        let spi_in = self.inbound_spi(ctx, old, own.map(|own| own.1)).ok_or(IkeError::NoSpi)?;
+        let (ke, deleted) = (None, Vec::new());
+        Ok(ChildOffer { config, spi_in, ni, ke, ts_local, ts_remote, rekeys, shares, own, deleted })
     }
 
     /// Makes a Child SA of our offer and the peer's answer, or says why not. Gives the SPI back on failure.
@@ -93,6 +101,7 @@ impl IkeSa {
         let result = agree(&offer, payloads).and_then(|(mut agreed, shared)| {
             if rekeys.is_none() {
                 self.confine(&mut agreed)?;
+                Self::same_as_offered(&offer, &agreed)?;
             }
             let keymat = self.keys()?.child(agreed.suite, shared.as_ref(), &ni, nr);
             Ok((agreed, keymat))
@@ -146,7 +155,14 @@ impl IkeSa {
         let theirs = rules::proposals(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let (tsi, tsr) = selectors(payloads).ok_or_else(|| no(NotifyType::INVALID_SYNTAX))?;
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
-        let Some((config, ts_local, ts_remote)) = self.match_child(ctx, tsi, tsr, transport, replaces) else {
+        let plain = self.match_child(ctx, tsi, tsr, transport, replaces);
+        let further = match replaces {
+            Some(_) => None,
+            None => self.further(ctx, payloads, (tsi, tsr), plain.as_ref().map(|(config, ..)| &**config))?,
+        };
+        let joins = further.as_ref().map(|further| further.policy);
+        let worker = further.as_ref().map(|further| further.worker);
+        let Some((config, ts_local, ts_remote)) = further.map(Further::into_parts).or(plain) else {
             let ours: Vec<_> = self
                 .conn
                 .children
@@ -189,7 +205,11 @@ impl IkeSa {
         let spi_out = spi_of(&chosen.spi).ok_or_else(|| no(NotifyType::NO_PROPOSAL_CHOSEN))?;
         let keys = self.keys().map_err(|_| no(NotifyType::INVALID_SYNTAX))?;
         let keymat = keys.child(suite, shared.as_ref(), ni, nr);
-        let spi_in = ctx.spis.allocate(ctx.rng).ok_or_else(|| no(NotifyType::NO_ADDITIONAL_SAS))?;
+        let old = replaces.and_then(|id| self.children.iter().find(|c| c.id == id));
+        let spi_in = self.inbound_spi(ctx, old, worker).ok_or_else(|| no(NotifyType::NO_ADDITIONAL_SAS))?;
+        let info = notify(payloads, NotifyType::SA_RESOURCE_INFO).filter(|_| old.is_none());
+        let willing = joins.is_some() || resources::willing(ctx, &self.conn, &config);
+        let resource = Resource::agreed(worker, willing, info);
         if fresh {
             answer.push(Payload::Nonce(nr.to_vec()));
         }
@@ -199,8 +219,9 @@ impl IkeSa {
         }
         answer.push(Payload::TsI(ts_remote.clone()));
         answer.push(Payload::TsR(ts_local.clone()));
+        answer.extend(resource.shares.then(|| resources::info(worker.map(|_| spi_in))));
         let mode = config.mode;
-        let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote };
+        let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote, joins, resource };
         let id = self.install_child(ctx, agreed, keymat, ExchangeInitiator::Peer, replaces);
         Ok((answer, id))
     }
@@ -251,7 +272,7 @@ impl IkeSa {
         }
         let config = self.conn.children.iter().find(|c| c.name == name).cloned();
         match config {
-            Some(config) => self.start_child_exchange(ctx, Arc::new(config), None, None),
+            Some(config) => self.start_child_exchange(ctx, Arc::new(config), None, None, None),
             None => Err(IkeError::TsUnacceptable(format!("no child '{name}' is configured"))),
         }
     }
@@ -263,26 +284,28 @@ impl IkeSa {
             // It is about to be deleted; a successor would outlive it.
             return Ok(());
         }
-        if !old.outbound {
+        if !old.outbound && (old.resource.unheard || old.resource.worker.is_none()) {
             // The peer may not have it yet: our answer that made it can be on its way still.
             self.retry_later(ctx, Task::RekeyChild(id));
             return Ok(());
         }
         old.state = ChildState::Rekeying;
         let config = old.config.clone();
-        self.start_child_exchange(ctx, config, Some(id), None)
+        self.start_child_exchange(ctx, config, Some(id), None, None)
     }
 
-    fn start_child_exchange(
+    /// `own`: the policy that has the first one, and the worker that the new one is for.
+    pub(super) fn start_child_exchange(
         &mut self,
         ctx: &mut Ctx<'_>,
         config: Arc<Child>,
         rekeys: Option<ChildSaId>,
         method: Option<KeyExchange>,
+        own: Option<(PolicyId, u32)>,
     ) -> Result<(), IkeError> {
         let ni = ctx.nonce();
         let method = method.or_else(|| config.esp_proposals.first().and_then(|p| p.kes.first()).copied());
-        let mut offer = self.offer_child(ctx, config, rekeys, ni)?;
+        let mut offer = self.offer_child(ctx, config, rekeys, own, ni)?;
         offer.ke = method.map(|m| (m, PrivateKey::generate(m, ctx.rng)));
         let mut payloads = Vec::new();
         if let Some(old) = rekeys.and_then(|id| self.child(id)) {
@@ -307,9 +330,10 @@ impl IkeSa {
         _proof: Protected,
     ) {
         let (rekeys, config) = (offer.rekeys, offer.config.clone());
+        let own = offer.own;
         if let Some(error) = error_notify(payloads) {
             ctx.spis.release(offer.spi_in);
-            return self.child_refused(ctx, rekeys, config, error, &offered(&offer));
+            return self.child_refused(ctx, (rekeys, own), config, error, &offered(&offer));
         }
         let Some(nr) = rules::nonce(payloads).cloned() else {
             ctx.spis.release(offer.spi_in);
@@ -322,9 +346,17 @@ impl IkeSa {
             ctx.spis.release(offer.spi_in);
             return self.tasks.push_front(Task::DeleteIke(reason));
         }
-        let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else { return };
+        let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else {
+            if let Some((policy, _)) = own {
+                self.no_more(policy, &config.name, "the peer's answer is of no use");
+            }
+            return;
+        };
         self.conclude_rekeying(ctx, rekeys, new, lowest);
         self.settle_twins(ctx, new);
+        if own.is_some() {
+            self.own_made(new);
+        }
         if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
             self.retire(ctx, new, "deleted by the peer");
         }
@@ -352,7 +384,7 @@ impl IkeSa {
         // initiator deletes what it created; the other initiator deletes the old SA.
         let lost = old.peer_rekey.as_ref().is_some_and(|theirs| lowest < theirs.lowest_nonce);
         let winner = old.peer_rekey.as_ref().map(|theirs| theirs.new);
-        let (old_id, policy) = (old.id, old.policy);
+        let (old_id, place) = (old.id, old.place());
         let deleted = matches!(old.state, ChildState::Lingering(_));
         if !deleted {
             old.state = ChildState::Rekeyed;
@@ -363,7 +395,7 @@ impl IkeSa {
                 new.redundant_to = Some(winner);
             }
             self.activate(ctx, winner);
-            self.delete_redundant(policy);
+            self.delete_redundant(place);
             return;
         }
         if let (true, Some(winner)) = (lost, winner) {
@@ -379,7 +411,7 @@ impl IkeSa {
     fn child_refused(
         &mut self,
         ctx: &mut Ctx<'_>,
-        rekeys: Option<ChildSaId>,
+        (rekeys, own): (Option<ChildSaId>, Option<(PolicyId, u32)>),
         config: Arc<Child>,
         error: &Notify,
         offered: &str,
@@ -394,9 +426,10 @@ impl IkeSa {
                 // The peer is deleting the SA because its own rekeying is through.
             }
             (NotifyType::TEMPORARY_FAILURE, old) => {
-                let task = match old {
-                    Some((id, _)) => Task::RekeyChild(id),
-                    None => Task::CreateChild(config.name.clone()),
+                let task = match (old, own) {
+                    (Some((id, _)), _) => Task::RekeyChild(id),
+                    (None, Some((policy, worker))) => Task::CreateOwn(policy, worker),
+                    (None, None) => Task::CreateChild(config.name.clone()),
                 };
                 info!(target: "IKE", "{} peer is busy, trying again soon", self.name());
                 self.retry_later(ctx, task);
@@ -412,14 +445,20 @@ impl IkeSa {
                 let method = rules::wanted_method(error).and_then(KeyExchange::from_transform);
                 match method.filter(|m| config.esp_proposals.iter().any(|p| p.kes.contains(m))) {
                     Some(method) => {
-                        if let Err(error) = self.start_child_exchange(ctx, config, rekeys, Some(method)) {
+                        if let Err(error) = self.start_child_exchange(ctx, config, rekeys, Some(method), own)
+                        {
                             info!(target: "IKE", "{} {error}", self.name());
                         }
                     }
                     None => self.child_failed(ctx, &config, old.map(|o| o.0), error, offered),
                 }
             }
-            _ => self.child_failed(ctx, &config, old.map(|o| o.0), error, offered),
+            _ => match own {
+                Some((policy, _)) => {
+                    self.no_more(policy, &config.name, &format!("the peer answered {}", error.kind));
+                }
+                None => self.child_failed(ctx, &config, old.map(|o| o.0), error, offered),
+            },
         }
     }
 
@@ -586,6 +625,12 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
         spi_out,
         ts_local,
         ts_remote,
+        joins: offer.own.map(|own| own.0),
+        resource: Resource::agreed(
+            offer.own.map(|own| own.1),
+            offer.shares,
+            notify(payloads, NotifyType::SA_RESOURCE_INFO),
+        ),
     };
     Ok((agreed, shared))
 }

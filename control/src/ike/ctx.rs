@@ -89,6 +89,8 @@ pub(super) struct Ctx<'a> {
     pub(super) config: &'a Config,
     /// Those of `config`, to share without copying.
     pub(super) connections: &'a [Arc<Connection>],
+    /// Of the packet path.
+    pub(super) workers: usize,
     pub(super) rng: &'a mut ChaCha20Rng,
     pub(super) out: &'a mut VecDeque<Output>,
     pub(super) spis: &'a mut SpiAllocator,

@@ -139,6 +139,7 @@ impl IkeSa {
             self.answer_over = None;
             return Ok(Ok(()));
         }
+        self.heard_again(ctx);
         let done = match header.exchange {
             ExchangeType::IKE_AUTH => self.handle_auth_request(ctx, &payloads, proof),
             ExchangeType::INFORMATIONAL => {

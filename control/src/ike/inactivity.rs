@@ -47,10 +47,14 @@ impl IkeSa {
     }
 
     fn note_packets(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, packets: u64) {
+        // What all workers may fall back to stays as long as one of them has another one.
+        let policy = self.child(id).filter(|c| c.resource.worker.is_none()).map(|c| c.policy);
+        let further = |c: &ChildSa| c.is_live() && c.resource.worker.is_some() && Some(c.policy) == policy;
+        let needed = self.children.iter().any(further);
         let Some(child) = self.child(id).filter(|c| c.is_live()) else { return };
         let (name, inactivity) = (child.name(), child.config.inactivity);
         let ChildSa { idle, .. } = child;
-        idle.unchanged = if packets == idle.packets { idle.unchanged + 1 } else { 0 };
+        idle.unchanged = if packets == idle.packets && !needed { idle.unchanged + 1 } else { 0 };
         idle.packets = packets;
         if idle.unchanged < COUNTS {
             idle.due = Some(ctx.now + inactivity / COUNTS);

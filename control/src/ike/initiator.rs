@@ -321,7 +321,8 @@ impl IkeSa {
         payloads.extend(expected.map(Payload::IdR));
         payloads.extend(auth.map(Payload::Auth));
         payloads.extend(eap.is_some().then(|| eap_initiator::offer(&self.conn)).flatten());
-        let offer = if self.childless { None } else { Some(self.offer_first_child(ctx, &handshake.ni)?) };
+        let offer =
+            if self.childless { None } else { Some(Box::new(self.offer_first_child(ctx, &handshake.ni)?)) };
         if let Some(offer) = &offer {
             payloads.extend(self.ask_configuration(ctx));
             payloads.extend(request_payloads(offer, false));
@@ -342,7 +343,7 @@ impl IkeSa {
         let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
             return Err(IkeError::TsUnacceptable("the connection has no children".into()));
         };
-        self.offer_child(ctx, Arc::new(config), None, ni.to_vec())
+        self.offer_child(ctx, Arc::new(config), None, None, ni.to_vec())
     }
 
     /// IKE_AUTH response: nothing of it counts before the peer's AUTH is verified, except that it refuses us.
@@ -401,7 +402,7 @@ impl IkeSa {
             let refusal = NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;
             let of_mobike = |p: &&Payload| matches!(p, Payload::Notify(n) if n.kind == refusal);
             let payloads: Vec<Payload> = payloads.iter().filter(|p| !of_mobike(p)).cloned().collect();
-            self.finish_child(ctx, offer, &payloads, &handshake.nr);
+            self.finish_child(ctx, *offer, &payloads, &handshake.nr);
         }
         for name in std::mem::take(&mut self.wanted) {
             self.tasks.push_back(Task::CreateChild(name));

@@ -13,6 +13,7 @@ use serde::Serialize;
 pub use super::addresses::{Alternate, OuterView};
 use super::internal::Given;
 use super::path_table::PathView;
+pub use super::resources::ResourceView;
 use super::versions::Version;
 use crate::dissect::IkeKeys;
 
@@ -88,7 +89,14 @@ pub enum Output {
     },
     /// Tell when one of these SAs sends again.
     WatchTraffic(Vec<ChildSaId>),
-    /// The policy's traffic now goes out on this SA.
+    /// Tell when one of these workers sends on this SA, once for each: it has none of its own.
+    WatchWorkers {
+        /// The SA.
+        child: ChildSaId,
+        /// The workers.
+        workers: Vec<u32>,
+    },
+    /// The policy's traffic, or what the SA's worker has of it, now goes out on this SA.
     ActivateOutbound(ChildSaId),
     /// Stop sending on this SA; go on receiving.
     DeactivateOutbound(ChildSaId),
@@ -163,6 +171,8 @@ pub enum Event {
         ts_local: Vec<TrafficSelector>,
         /// The peer's.
         ts_remote: Vec<TrafficSelector>,
+        /// The worker that it is for, if not for all that have none of their own (RFC 9611).
+        worker: Option<u32>,
     },
     /// A Child SA was replaced.
     ChildRekeyed {
@@ -280,11 +290,12 @@ impl fmt::Display for Event {
             Self::IkeRekeyed { ike, by } => write!(f, "IKE_SA {ike} rekeyed as {by}"),
             Self::IkeDown { ike, reason } => write!(f, "IKE_SA {ike} closed: {reason}"),
             Self::IkeFailed { ike, reason, .. } => write!(f, "IKE_SA {ike} failed: {reason}"),
-            Self::ChildUp { child, spi_in, spi_out, ts_local, ts_remote, .. } => write!(
+            Self::ChildUp { child, spi_in, spi_out, ts_local, ts_remote, worker, .. } => write!(
                 f,
-                "CHILD_SA {child} established with SPIs {spi_in}_i {spi_out}_o and TS {} === {}",
+                "CHILD_SA {child} established with SPIs {spi_in}_i {spi_out}_o and TS {} === {}{}",
                 super::narrow::show(ts_local),
-                super::narrow::show(ts_remote)
+                super::narrow::show(ts_remote),
+                worker.map_or(String::new(), |worker| format!(" for worker {worker}"))
             ),
             Self::ChildRekeyed { child, by } => write!(f, "CHILD_SA {child} rekeyed as {by}"),
             Self::ChildDown { child, reason } => write!(f, "CHILD_SA {child} closed: {reason}"),
@@ -388,6 +399,8 @@ pub struct ChildSaView {
     pub spi_out: Spi,
     /// Algorithms.
     pub suite: String,
+    /// What it is for, where a policy may have several.
+    pub resource: Option<ResourceView>,
     /// Our selectors.
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mobikex_common::addr::Path;
 use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
-use mobikex_common::sa::ChildSaId;
+use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::{IkeSpi, Spi};
 use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
 use tracing::{debug, info};
@@ -123,7 +123,7 @@ pub(super) struct InitSent {
 pub(super) struct AuthSent {
     pub(super) handshake: Handshake,
     pub(super) local_id: Identification,
-    pub(super) child: Option<ChildOffer>,
+    pub(super) child: Option<Box<ChildOffer>>,
     /// By which we prove ourselves, if it is not by AUTH alone.
     pub(super) eap: Option<Box<EapSent>>,
 }
@@ -132,6 +132,8 @@ pub(super) struct AuthSent {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Task {
     CreateChild(String),
+    /// A further one of a policy, for a worker.
+    CreateOwn(PolicyId, u32),
     RekeyChild(ChildSaId),
     DeleteChild(ChildSaId),
     /// Tell the peer of the end of a Child SA of which it could not be told when it came.
@@ -262,6 +264,8 @@ pub(super) struct IkeSa {
     pub(super) ivs: u64,
     pub(super) local_id: Option<Identification>,
     pub(super) children: Vec<ChildSa>,
+    /// Policies for which the peer wants no further Child SA (RFC 9611), on this IKE SA.
+    pub(super) refuses_more: Vec<PolicyId>,
     pub(super) tasks: VecDeque<Task>,
     /// Tasks that the peer asked us to try later (TEMPORARY_FAILURE).
     pub(super) retries: Vec<(Instant, Task)>,
@@ -331,6 +335,7 @@ impl IkeSa {
             ivs: 0,
             local_id: None,
             children: Vec::new(),
+            refuses_more: Vec::new(),
             tasks: VecDeque::new(),
             retries: Vec::new(),
             pending: None,
@@ -551,6 +556,7 @@ impl IkeSa {
     fn start(&mut self, ctx: &mut Ctx<'_>, task: &Task) -> Result<(), IkeError> {
         match task {
             Task::CreateChild(name) => self.start_create_child(ctx, name),
+            Task::CreateOwn(policy, worker) => self.start_create_own(ctx, *policy, *worker),
             Task::RekeyChild(id) => self.start_rekey_child(ctx, *id),
             Task::DeleteChild(id) => self.start_delete_child(ctx, *id),
             Task::TellEnd(id, spi) => self.send_delete(ctx, *id, *spi),

@@ -20,7 +20,7 @@ fn dynamic() -> Vec<TsPattern> {
 }
 
 /// Host 0 asks for `vips`, host 1 has `pools`.
-fn configs(vips: &str, text: &str) -> [Config; 2] {
+pub fn configs(vips: &str, text: &str) -> [Config; 2] {
     let [mut a, mut b] = [config(0), config(1)];
     let (client, gateway) = (&mut a.connections[0], &mut b.connections[0]);
     client.vips = vips.split(' ').filter(|v| !v.is_empty()).map(ip).collect();

@@ -19,6 +19,7 @@ mod life;
 #[cfg(feature = "aws-lc")]
 mod made;
 mod pair;
+mod resources;
 #[cfg(feature = "aws-lc")]
 mod shapes;
 #[allow(dead_code)] // What only the tests of mobility need.

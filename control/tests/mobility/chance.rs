@@ -63,6 +63,10 @@ fn world(schedule: &Schedule) -> World {
             (child.local_ts, child.remote_ts) = (vec![any.clone()], vec![any]);
         }
     });
+    // Some have several workers, each of which may have a Child SA of its own.
+    for (host, config) in configs.iter_mut().enumerate() {
+        config.daemon.workers = Some([[1, 1], [1, 1], [2, 2], [3, 2]][schedule.seed as usize % 4][host]);
+    }
     configs[0].connections[0].remote_addrs = vec![AddrPattern::Range(setup.first(1).parse().unwrap())];
     let mut world = World::with(schedule.seed, configs, [&setup.start(0), &setup.start(1)]);
     world.traffic = Some(Duration::from_millis(250));

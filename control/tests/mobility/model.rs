@@ -210,22 +210,29 @@ impl Model {
         for host in 0..2 {
             let sas = world.hosts[host].endpoint.ike_sas(world.now);
             let [sa] = &sas[..] else { return Some(format!("host {host} has {} IKE SAs", sas.len())) };
-            let [child] = &sa.children[..] else {
+            let common =
+                sa.children.iter().filter(|c| c.resource.as_ref().is_none_or(|r| r.worker.is_none()));
+            if common.count() > 1 || sa.children.is_empty() {
                 return Some(format!("host {host} has {} Child SAs", sa.children.len()));
-            };
-            if (sa.state, child.state) != ("ESTABLISHED", "INSTALLED") {
+            }
+            if let Some(child) =
+                sa.children.iter().find(|c| (sa.state, c.state) != ("ESTABLISHED", "INSTALLED"))
+            {
                 return Some(format!("host {host} is {}, {}", sa.state, child.state));
             }
             views.push(sa.clone());
         }
         let [a, b] = &views[..] else { return Some("a host is missing".into()) };
-        let spis = |sa: &IkeSaView| (sa.children[0].spi_in, sa.children[0].spi_out);
-        if (a.spi_i, a.spi_r) != (b.spi_i, b.spi_r) || spis(a) != (spis(b).1, spis(b).0) {
+        if (a.spi_i, a.spi_r) != (b.spi_i, b.spi_r) || a.children.len() != b.children.len() {
             return Some("the SAs do not fit each other".into());
         }
-        let (ours, theirs) = (selectors(&a.children[0]), selectors(&b.children[0]));
-        if !self.meddled && (&ours.0, &ours.1) != (&theirs.1, &theirs.0) {
-            return Some(format!("the selectors differ: {:?}, {:?}", a.children[0], b.children[0]));
+        for child in &a.children {
+            let other = b.children.iter().find(|c| (c.spi_in, c.spi_out) == (child.spi_out, child.spi_in));
+            let Some(other) = other else { return Some("the Child SAs do not fit each other".into()) };
+            let (ours, theirs) = (selectors(child), selectors(other));
+            if !self.meddled && (&ours.0, &ours.1) != (&theirs.1, &theirs.0) {
+                return Some(format!("the selectors differ: {child:?}, {other:?}"));
+            }
         }
         (0..2).find_map(|host| self.not_settled_at(world, host, &views[host]))
     }
@@ -238,7 +245,18 @@ impl Model {
         if let Some(path) = world.broken_path(host) {
             return Some(format!("host {host} sends over {path}"));
         }
-        let set = &sa.children[0].addresses;
+        sa.children.iter().find_map(|child| self.not_settled_in(world, host, sa, child))
+    }
+
+    fn not_settled_in(
+        &self,
+        world: &World,
+        host: usize,
+        sa: &IkeSaView,
+        child: &ChildSaView,
+    ) -> Option<String> {
+        let path = mobikex_common::addr::Path { local: sa.local, remote: sa.remote };
+        let set = &child.addresses;
         let used: Vec<_> = set.paths.iter().filter(|p| p.weight > 0).collect();
         if used.is_empty() || used.iter().any(|p| p.limited) {
             return Some(format!("host {host} is limited: {set:?}"));
@@ -249,11 +267,11 @@ impl Model {
         if !self.setup.extended && (used.len() != 1 || used[0].path != path) {
             return Some(format!("the IKE SA of host {host} is at {path}, its Child SA at {set:?}"));
         }
-        self.not_told(world, host, sa)
+        self.not_told(world, host, child)
     }
 
     /// M13: whatever the order was, each knows of the other what is so now.
-    fn not_told(&self, world: &World, host: usize, sa: &IkeSaView) -> Option<String> {
+    fn not_told(&self, world: &World, host: usize, child: &ChildSaView) -> Option<String> {
         if !self.setup.extended || self.meddled {
             return None;
         }
@@ -271,7 +289,7 @@ impl Model {
         let must: BTreeSet<IpAddr> = of_peer.iter().filter(reachable).filter(knowable).map(shown).collect();
         let mut may: BTreeSet<IpAddr> = of_peer.iter().map(shown).collect();
         may.extend(of_peer.iter().filter(|addr| !knowable(addr)));
-        let known: BTreeSet<IpAddr> = sa.children[0].remote_addresses.iter().map(|v| v.addr.ip()).collect();
+        let known: BTreeSet<IpAddr> = child.remote_addresses.iter().map(|v| v.addr.ip()).collect();
         // Where a NAT was, the peer may be thought to be as well.
         let was = |addr: &IpAddr| host == 1 && world.outsides.contains(addr);
         let told = must.is_subset(&known) && known.iter().all(|addr| may.contains(addr) || was(addr));

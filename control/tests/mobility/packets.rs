@@ -52,7 +52,7 @@ pub(super) struct Packets {
 impl Host {
     fn stop_sending(&mut self, params: &ChildSaParams) {
         for (other, outbound) in self.children.values_mut() {
-            *outbound &= other.policy != params.policy;
+            *outbound &= (other.policy, other.worker) != (params.policy, params.worker);
         }
     }
 
@@ -153,6 +153,9 @@ impl World {
             }
             Output::Event(event) => host.events.push(event),
             Output::WatchTraffic(children) => host.watched = Some(children),
+            Output::WatchWorkers { child, workers } => {
+                host.watched_workers.extend(workers.into_iter().map(|worker| (child, worker)));
+            }
             Output::SaveKeys(keys) => host.keys.push(*keys),
             Output::CountPaths(children) => {
                 let octets = host.packets.octets.iter().filter(|((id, _), _)| children.contains(id));
@@ -174,6 +177,22 @@ impl World {
         }
     }
 
+    /// The workers of a host that shall tell when they send on an SA that is not their own do so now.
+    pub fn busy_workers(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        let sends = |id: &ChildSaId| host.children.get(id).is_some_and(|(_, outbound)| *outbound);
+        let has_one =
+            |worker: u32| host.children.values().any(|(p, outbound)| *outbound && p.worker == Some(worker));
+        let told: Vec<_> =
+            host.watched_workers.iter().filter(|(id, w)| sends(id) && !has_one(*w)).copied().collect();
+        for (child, worker) in told {
+            let host = &mut self.hosts[index];
+            host.watched_workers.remove(&(child, worker));
+            host.endpoint.handle_child_event(self.now, ChildEvent::OwnSa(child, worker));
+        }
+        self.collect();
+    }
+
     /// Every host that has something to send sends a packet on each SA that it sends on.
     pub(super) fn send_traffic(&mut self) {
         for index in 0..2 {
@@ -185,6 +204,8 @@ impl World {
             if let Some(child) = host.watched.take().and_then(|c| c.first().copied()) {
                 host.endpoint.handle_child_event(self.now, ChildEvent::Traffic(child));
             }
+            self.busy_workers(index);
+            let host = &mut self.hosts[index];
             let used: Vec<ChildSaParams> =
                 host.children.values().filter(|(_, outbound)| *outbound).map(|(p, _)| p.clone()).collect();
             for params in used {

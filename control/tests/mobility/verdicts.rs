@@ -60,11 +60,10 @@ impl World {
 
     /// A pair over which a host sends in vain.
     pub fn broken_path(&self, host: usize) -> Option<Path> {
-        let set = &self.sending(host).addresses;
-        let used = set.paths.iter().filter(|p| p.weight > 0);
+        let sets = self.hosts[host].children.values().filter(|(_, outbound)| *outbound);
+        let mut used = sets.flat_map(|(p, _)| &p.addresses.paths).filter(|p| p.weight > 0);
         let translated = |p: &Path| self.nat.is_some() && p.local.is_ipv4();
-        used.clone()
-            .find(|p| self.leads_to(host, p.path).is_none() || (!p.encap && translated(&p.path)))
+        used.find(|p| self.leads_to(host, p.path).is_none() || (!p.encap && translated(&p.path)))
             .map(|p| p.path)
     }
 

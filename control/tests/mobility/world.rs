@@ -91,6 +91,8 @@ pub struct Host {
     sending: bool,
     /// Who shall tell when there is some again.
     watched: Option<Vec<ChildSaId>>,
+    /// Workers that shall tell when they send on an SA.
+    watched_workers: BTreeSet<(ChildSaId, u32)>,
     /// Suspended until then.
     asleep: Option<Instant>,
 }
@@ -205,6 +207,7 @@ impl Host {
             count: 0,
             sending: true,
             watched: None,
+            watched_workers: BTreeSet::new(),
             asleep: None,
         }
     }

@@ -10,6 +10,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ip::Packet;
 
 pub use inbound::InboundSa;
+pub(crate) use outbound::WORKERS_MAX;
 pub use outbound::{OutboundSa, SequenceNumber, SequenceNumbers};
 
 /// What an SA may carry: any of our side's selectors with any of the peer's.

@@ -14,6 +14,9 @@ use super::{Events, Limits, SaEvent, limits};
 use crate::counters::SaCounters;
 use crate::paths::Addresses;
 
+/// Workers at most.
+pub(crate) const WORKERS_MAX: usize = 256;
+
 /// Packets to the peer. All but counters, numbers, addresses and selectors is fixed when the SA is made.
 pub struct OutboundSa {
     cipher: PacketCipher,
@@ -26,6 +29,8 @@ pub struct OutboundSa {
     copy_dscp: CopyDscp,
     limits: Limits,
     addresses: Arc<Addresses>,
+    /// A bit for each worker whose next packet shall be reported. Hardly ever written.
+    asking: [AtomicU64; WORKERS_MAX / 64],
     used: Used,
 }
 
@@ -59,6 +64,7 @@ impl OutboundSa {
             copy_dscp: params.copy_dscp,
             limits: limits(params),
             addresses,
+            asking: Default::default(),
             used: Used::default(),
         })
     }
@@ -111,6 +117,20 @@ impl OutboundSa {
     /// Whether a packet that goes out now is the one to be reported; true once for each [`watch`](Self::watch).
     pub fn take_watch(&self) -> bool {
         self.used.watched.load(Ordering::Relaxed) && self.used.watched.swap(false, Ordering::Relaxed)
+    }
+
+    /// Asks that the next packet of each of these workers is reported.
+    pub fn watch_workers(&self, workers: &[u32]) {
+        for worker in workers.iter().filter(|worker| **worker < WORKERS_MAX as u32) {
+            self.asking[*worker as usize / 64].fetch_or(1 << (worker % 64), Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a packet of `worker` that goes out now is one to be reported; true once for each
+    /// [`watch_workers`](Self::watch_workers).
+    pub fn take_worker(&self, worker: usize) -> bool {
+        let (Some(word), bit) = (self.asking.get(worker / 64), 1 << (worker % 64)) else { return false };
+        word.load(Ordering::Relaxed) & bit != 0 && word.fetch_and(!bit, Ordering::Relaxed) & bit != 0
     }
 
     /// Octets of the ESP packet for `payload_len` octets of plaintext (in tunnel mode the whole inner packet).

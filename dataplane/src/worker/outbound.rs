@@ -280,7 +280,7 @@ impl Out {
         let segments = Segments::new(header, packet).map_err(|reason| (reason, 1))?;
         let count = segments.count();
         let all = |reason| (reason, count);
-        let (sa, set) = match shared.tables.lookup_outbound(&packet, now.guard) {
+        let (sa, set) = match shared.tables.lookup_outbound(&packet, around.worker, now.guard) {
             Lookup::Sa(sa, set) => (sa, set),
             Lookup::NoSa(policy) => {
                 if shared.upcalls.may_acquire(policy, now.ms) {
@@ -339,6 +339,9 @@ impl Out {
         sa.counters().stamp(now.ms);
         if sa.take_watch() {
             shared.upcalls.send(Upcall::Traffic(sa.id()));
+        }
+        if sa.take_worker(around.worker) {
+            shared.upcalls.send(Upcall::OwnSa { child: sa.id(), worker: around.worker as u32 });
         }
         if admitted < count && result.is_ok() {
             return Err((DropReason::OutHardLimit, count - admitted));
@@ -504,7 +507,8 @@ impl Out {
             mtus.learn(slot.local, slot.remote, mtu, around.now.ms);
             let (header, Ok(packet)) = reads.get(slot.tag) else { return };
             let Ok(segments) = Segments::new(header, packet) else { return };
-            let Lookup::Sa(sa, _) = around.shared.tables.lookup_outbound(&packet, around.now.guard) else {
+            let Around { shared, worker, .. } = *around;
+            let Lookup::Sa(sa, _) = shared.tables.lookup_outbound(&packet, worker, around.now.guard) else {
                 return;
             };
             let Ok(frame) = esp::frame(sa, &packet) else { return };

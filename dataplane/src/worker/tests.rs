@@ -288,6 +288,7 @@ fn params(
     ChildSaParams {
         id: ChildSaId(id),
         policy: PolicyId(id),
+        worker: None,
         name: format!("test{{{id}}}"),
         mode,
         spi_in: spi(site),

@@ -227,27 +227,29 @@ impl Endpoint {
                 "MOBIKE-X is not agreed with the peer, so that addresses cannot be changed one by one",
             );
         }
-        let scope = match child {
+        let scopes: Vec<Scope> = match child {
             None if inner => return refuse("inner addresses belong to a child: name it as CONNECTION/CHILD"),
-            None => Scope::All,
+            None => vec![Scope::All],
             Some(child) => {
-                let found = sa.children.iter().find(|c| c.is_live() && c.config.name == child);
-                match found {
-                    Some(found) => Scope::Child(found.id),
-                    None => return Err(CommandError::NoSa(format!("{name}/{child}"))),
-                }
+                let meant = sa.children.iter().filter(|c| c.is_live() && c.config.name == child);
+                meant.map(|c| Scope::Child(c.id)).collect()
             }
         };
+        if let (true, Some(child)) = (scopes.is_empty(), child) {
+            return Err(CommandError::NoSa(format!("{name}/{child}")));
+        }
         let wish = match action {
             AddressAction::Add(addr) => Wish::Add(Some(addr)),
             AddressAction::Remove(addr) => Wish::Remove(addr),
             AddressAction::Additional(addr) => Wish::Additional(addr),
             AddressAction::Update { old, new } => Wish::Update { old, new: Some(new) },
         };
-        let request = Request { wish, scope, inner, check, by_hand: true };
         let id = sa.id;
         self.with_sa(now, id, |sa, ctx| {
-            sa.add_task(ctx, Task::Address(request));
+            for scope in scopes {
+                let request = Request { wish: wish.clone(), scope, inner, check, by_hand: true };
+                sa.add_task(ctx, Task::Address(request));
+            }
             Ok(())
         });
         Ok(())

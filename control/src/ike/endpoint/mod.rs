@@ -66,6 +66,8 @@ pub enum ChildEvent {
     FirstInbound(ChildSaId),
     /// It sends again after a pause.
     Traffic(ChildSaId),
+    /// A worker sends on it and has none of its own.
+    OwnSa(ChildSaId, u32),
 }
 
 /// Messages that were not acted on.
@@ -98,6 +100,8 @@ pub struct Endpoint {
     config: Arc<Config>,
     /// Those of `config`; an SA holds on to the one that it was negotiated with.
     connections: Vec<Arc<Connection>>,
+    /// Of the packet path; it takes a restart to change them.
+    workers: usize,
     rng: ChaCha20Rng,
     pub(super) sas: Sas,
     out: VecDeque<Output>,
@@ -131,6 +135,7 @@ impl Endpoint {
         let mut endpoint = Self {
             connections: shared(&config),
             pools: Pools::new(&config.pools),
+            workers: config.daemon.workers.unwrap_or(1).max(1),
             config: Arc::new(config),
             rng,
             sas: Sas::default(),
@@ -375,6 +380,7 @@ impl Endpoint {
             unix,
             config: &self.config,
             connections: &self.connections,
+            workers: self.workers,
             rng: &mut self.rng,
             out: &mut self.out,
             spis: &mut self.spis,
@@ -514,6 +520,7 @@ impl Endpoint {
             sa.children.extend(children);
             sa.tasks.extend(tasks);
             sa.retries.extend(retries);
+            sa.watch_all_workers(ctx);
             sa.run_tasks(ctx);
             Ok(())
         });
@@ -565,13 +572,15 @@ impl Endpoint {
             ChildEvent::SoftLimit(id)
             | ChildEvent::HardLimit(id)
             | ChildEvent::FirstInbound(id)
-            | ChildEvent::Traffic(id) => id,
+            | ChildEvent::Traffic(id)
+            | ChildEvent::OwnSa(id, _) => id,
         };
         self.with_owner(now, child, |sa, ctx| match event {
             ChildEvent::SoftLimit(id) => sa.add_task(ctx, Task::RekeyChild(id)),
             ChildEvent::HardLimit(id) => sa.add_task(ctx, Task::DeleteChild(id)),
             ChildEvent::FirstInbound(id) => sa.peer_sends_on(ctx, id),
             ChildEvent::Traffic(_) => sa.traffic_begins(ctx),
+            ChildEvent::OwnSa(id, worker) => sa.resource_wanted(ctx, id, worker),
             ChildEvent::Acquire(_) => {}
         });
     }
