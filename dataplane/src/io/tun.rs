@@ -14,6 +14,9 @@ use super::sys;
 /// Octets that [`TunQueue::recv`] needs: the longest super-packet and its header.
 pub const TUN_READ: usize = Header::LEN + 40 + 65_536;
 
+/// A packet of so many octets is copied behind its header rather than written in two pieces, which takes the system longer.
+const SMALL: usize = 256;
+
 /// Packets that may wait in the device; the default of 500 loses bursts.
 const QUEUE_LENGTH: u16 = 2000;
 /// `IFF_TUN_EXCL`: refuse to join a device that exists already.
@@ -177,6 +180,12 @@ impl TunQueue {
     pub fn send(&self, header: &Header, packet: &[u8]) -> io::Result<()> {
         match &self.device {
             Device::Direct(file) if self.offload == TunOffload::Packets => (&mut &*file).write(packet),
+            Device::Direct(file) if packet.len() <= SMALL => {
+                let mut whole = [0; Header::LEN + SMALL];
+                whole[..Header::LEN].copy_from_slice(&header.emit());
+                whole[Header::LEN..][..packet.len()].copy_from_slice(packet);
+                (&mut &*file).write(&whole[..Header::LEN + packet.len()])
+            }
             Device::Direct(file) => {
                 (&mut &*file).write_vectored(&[IoSlice::new(&header.emit()), IoSlice::new(packet)])
             }
