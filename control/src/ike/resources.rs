@@ -29,6 +29,7 @@ use super::output::Output;
 use super::roles::ExchangeInitiator;
 use super::rules::notify;
 use super::sa::{Exchange, IkeSa, Task};
+use super::versions::Version;
 use crate::config::{Child, Connection};
 
 /// What a peer may have for one policy beside the common SA, however few workers we have.
@@ -220,7 +221,7 @@ impl IkeSa {
     /// otherwise.
     ///
     /// # Errors
-    /// TS_MAX_QUEUE, when there are enough of them.
+    /// TS_MAX_QUEUE, when there are enough of them; TEMPORARY_FAILURE, when the two sides do not have the same selectors just now.
     pub(super) fn further(
         &self,
         ctx: &Ctx<'_>,
@@ -228,9 +229,7 @@ impl IkeSa {
         (tsi, tsr): (&[TrafficSelector], &[TrafficSelector]),
         plain: Option<&Child>,
     ) -> Result<Option<Further>, Notify> {
-        if notify(payloads, NotifyType::SA_RESOURCE_INFO).is_none() {
-            return Ok(None);
-        }
+        let Some(info) = notify(payloads, NotifyType::SA_RESOURCE_INFO) else { return Ok(None) };
         let transport = notify(payloads, NotifyType::USE_TRANSPORT_MODE).is_some();
         let mode = if transport { Mode::Transport } else { Mode::Tunnel };
         let covers = |ours: &[TrafficSelector], theirs: &[TrafficSelector]| {
@@ -239,9 +238,15 @@ impl IkeSa {
         };
         let within = |c: &ChildSa| c.mode == mode && covers(&c.ts_local, tsr) && covers(&c.ts_remote, tsi);
         let exact = |c: &ChildSa| covers(tsr, &c.ts_local) && covers(tsi, &c.ts_remote);
-        // Some name what they once asked for, rather than what came of it.
         let named = |c: &ChildSa| plain.is_some_and(|config| config.name == c.config.name);
-        let model = self.model(|c| within(c) && exact(c)).or_else(|| self.model(|c| within(c) && named(c)));
+        let model = match self.model(|c| within(c) && exact(c)) {
+            Some(model) => Some(model),
+            None if !info.data.is_empty() && self.is_changing(|c| c.mode == mode && named(c), plain) => {
+                return Err(Notify::new(NotifyType::TEMPORARY_FAILURE, Vec::new()));
+            }
+            // Some name what they once asked for, rather than what came of it.
+            None => self.model(|c| within(c) && named(c)),
+        };
         let Some(model) = model else { return Ok(None) };
         let policy = model.policy;
         let count = |worker| self.workers_of(policy).filter(|of| *of == worker).count();
@@ -256,6 +261,16 @@ impl IkeSa {
             ts_local: model.ts_local.clone(),
             ts_remote: model.ts_remote.clone(),
         }))
+    }
+
+    /// Whether another one of us knows the first SA of those `meant`, for the settings `plain`, otherwise than we do: an
+    /// action on addresses has changed the selectors, or the answer that makes the SA has not come yet.
+    fn is_changing(&self, meant: impl Fn(&ChildSa) -> bool, plain: Option<&Child>) -> bool {
+        let asked = self.pending.as_ref().is_some_and(|p| match &p.exchange {
+            Exchange::CreateChild(offer) => plain.is_some_and(|config| config.name == offer.config.name),
+            _ => false,
+        });
+        self.mobility.version == Version::MobikeX && (asked || self.model(meant).is_some())
     }
 
     /// The peer asks for something else, so that it has our answers to what it asked before (RFC 7296 2.3).

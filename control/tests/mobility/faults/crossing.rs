@@ -63,5 +63,28 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: true }, 4),
             ],
         ),
+        fault(
+            "a Child SA for one worker was asked for while the selectors changed, and one side took it for a common one",
+            16_015_398,
+            Setup {
+                transport: true,
+                scheduler: Redundant,
+                routability: After,
+                filters: true,
+                loss: 2,
+                reordering: 5,
+                ..CALM
+            },
+            &[
+                (Down { host: 1, child: true }, 1492),
+                (Add { host: 1, addr: 0 }, 1752),
+                (Add { host: 0, addr: 2 }, 1504),
+                (ReplaceBoth { addrs: [0, 1] }, 3),
+                (Up, 149),
+                (Heal, 329),
+                (Traffic { host: 1, on: true }, 1259),
+                (Replace { host: 0, addr: 1 }, 2907),
+            ],
+        ),
     ]
 }
