@@ -5,18 +5,18 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Instant;
 
 use mobikex::config::{self, Config};
-use mobikex::ike::{Command, Endpoint, Event, LocalAddress, Output};
+use mobikex::ike::{Command, Endpoint, Event, LocalAddress, Output, Version};
 use mobikex_benches::memory;
 
 /// IKE SAs that are set up.
 pub(crate) const COUNT: u32 = 10_000;
 /// Octets that one with its Child SA may take.
 pub(crate) const GOAL: f64 = 8192.0;
-/// Settings of both sides for each kind of mobility, by which it is named.
-pub(crate) const KINDS: [(&str, &str); 3] = [
-    ("no MOBIKE", "mobike = no"),
-    ("MOBIKE", "mobike = yes\n mobike_x = no"),
-    ("MOBIKE-X", "mobike = yes\n mobike_x = yes"),
+/// Settings of both sides for each kind of mobility, by which it is named, and what they agree upon then.
+pub(crate) const KINDS: [(&str, &str, Version); 3] = [
+    ("no MOBIKE", "mobike = no\n mobike_x = no", Version::None),
+    ("MOBIKE", "mobike = yes\n mobike_x = no", Version::Mobike),
+    ("MOBIKE-X", "mobike = yes\n mobike_x = yes", Version::MobikeX),
 ];
 
 const RESPONDER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -80,7 +80,7 @@ fn sent(endpoint: &mut Endpoint, up: &mut u32) -> Vec<Datagram> {
 }
 
 /// Octets for each IKE SA of a responder that has `COUNT` of them.
-pub(crate) fn measure(settings: &str) -> f64 {
+pub(crate) fn measure(settings: &str, version: Version) -> f64 {
     let now = Instant::now();
     let mut responder = endpoint(now, None, settings);
     let (mut up, mut ignored) = (0, 0);
@@ -108,5 +108,7 @@ pub(crate) fn measure(settings: &str) -> f64 {
         }
     }
     assert_eq!(up, COUNT + 100, "all have come up");
+    let agreed = responder.ike_sas_after(now, 0, 1);
+    assert!(agreed.iter().all(|sa| sa.mobike == version), "agreed upon is {:?}", agreed[0].mobike);
     (memory::resident() - before) as f64 / f64::from(COUNT)
 }

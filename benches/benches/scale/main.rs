@@ -213,8 +213,8 @@ fn child(variable: &str, value: &str, json: bool) -> String {
 
 /// What IKE SAs of one kind take of memory, as text or JSON.
 fn engine_row(kind: usize, json: bool) -> String {
-    let (name, settings) = engine::KINDS[kind];
-    let octets = engine::measure(settings);
+    let (name, settings, version) = engine::KINDS[kind];
+    let octets = engine::measure(settings, version);
     if json {
         format!("{{\"kind\": \"{name}\", \"octets\": {octets:.0}, \"goal_octets\": {:.0}}}", engine::GOAL)
     } else {
