@@ -72,9 +72,23 @@ impl Senders {
         self.shared.is_some().then_some(self)
     }
 
-    /// Those on which a worker may send, its own first.
-    fn of(&self, worker: usize) -> impl Iterator<Item = &Arc<OutboundSa>> {
-        self.own.get(worker).into_iter().flatten().chain(&self.shared)
+    /// The worker's own SA, or the common one, whichever fits the packet, and its set.
+    fn choose<'a>(
+        &'a self,
+        packet: &Packet<'_>,
+        worker: usize,
+        guard: &'a Guard,
+    ) -> Option<(&'a Arc<OutboundSa>, &'a PathSet)> {
+        let fits = |sa: &'a Arc<OutboundSa>| {
+            let paths = sa.addresses().load(guard)?;
+            paths.selectors().match_outbound(packet).then_some((sa, paths))
+        };
+        if let Some(Some(own)) = self.own.get(worker)
+            && let Some(found) = fits(own)
+        {
+            return Some(found);
+        }
+        self.shared.as_ref().and_then(fits)
     }
 }
 
@@ -101,14 +115,9 @@ impl Policy {
     }
 
     fn lookup<'a>(&'a self, packet: &Packet<'_>, worker: usize, guard: &'a Guard) -> Option<Lookup<'a>> {
-        if let Some(senders) = self.senders.load(guard) {
-            for sa in senders.of(worker) {
-                if let Some(paths) = sa.addresses().load(guard)
-                    && paths.selectors().match_outbound(packet)
-                {
-                    return Some(Lookup::Sa(sa, paths));
-                }
-            }
+        if let Some((sa, paths)) = self.senders.load(guard).and_then(|all| all.choose(packet, worker, guard))
+        {
+            return Some(Lookup::Sa(sa, paths));
         }
         let covered = self.covers.load(guard)?.iter().any(|selectors| selectors.match_outbound(packet));
         covered.then_some(Lookup::NoSa(self.id))
