@@ -101,7 +101,6 @@ impl IkeSa {
         let result = agree(&offer, payloads).and_then(|(mut agreed, shared)| {
             if rekeys.is_none() {
                 self.confine(&mut agreed)?;
-                Self::same_as_offered(&offer, &agreed)?;
             }
             let keymat = self.keys()?.child(agreed.suite, shared.as_ref(), &ni, nr);
             Ok((agreed, keymat))
@@ -346,6 +345,7 @@ impl IkeSa {
             ctx.spis.release(offer.spi_in);
             return self.tasks.push_front(Task::DeleteIke(reason));
         }
+        let wanted = own.map(|_| (offer.ts_local.clone(), offer.ts_remote.clone()));
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else {
             if let Some((policy, _)) = own {
                 self.no_more(policy, &config.name, "the peer's answer is of no use");
@@ -354,8 +354,8 @@ impl IkeSa {
         };
         self.conclude_rekeying(ctx, rekeys, new, lowest);
         self.settle_twins(ctx, new);
-        if own.is_some() {
-            self.own_made(new);
+        if let Some(wanted) = wanted {
+            self.own_made(new, &wanted);
         }
         if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
             self.retire(ctx, new, "deleted by the peer");

@@ -21,7 +21,7 @@ use mobikex_common::wire::ike::{Notify, NotifyType, Payload};
 use serde::Serialize;
 use tracing::info;
 
-use super::child::{Agreed, ChildOffer, ChildSa, Place};
+use super::child::{ChildSa, Place};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::narrow::narrow;
@@ -186,20 +186,21 @@ impl IkeSa {
         self.model(|c| c.policy == policy).map(|c| (c.ts_local.clone(), c.ts_remote.clone()))
     }
 
-    /// The answer to a worker's own SA has to agree to all that the first one has (RFC 9611 3).
-    pub(super) fn same_as_offered(offer: &ChildOffer, agreed: &Agreed) -> Result<(), IkeError> {
-        if offer.own.is_some() && (&offer.ts_local, &offer.ts_remote) != (&agreed.ts_local, &agreed.ts_remote)
-        {
-            let story = "the peer has narrowed the selectors of a further SA for them";
-            return Err(IkeError::Rule { exchange: "the Child SA negotiation", story });
-        }
-        Ok(())
-    }
-
-    /// A worker's own SA has been made at our request.
-    pub(super) fn own_made(&mut self, id: ChildSaId) {
-        let Some(policy) = self.child(id).map(|c| c.policy) else { return };
-        if self.model(|c| c.policy == policy && c.id != id).is_none() {
+    /// A worker's own SA has been made at our request, for these selectors: the answer has to agree to all of them (RFC 9611
+    /// 3).
+    pub(super) fn own_made(
+        &mut self,
+        id: ChildSaId,
+        (local, remote): &(Vec<TrafficSelector>, Vec<TrafficSelector>),
+    ) {
+        let Some(child) = self.child(id) else { return };
+        let same = |a: &[TrafficSelector], b: &[TrafficSelector]| a.iter().all(|ts| b.contains(ts));
+        let narrowed = !same(local, &child.ts_local) || !same(remote, &child.ts_remote);
+        let (policy, name) = (child.policy, child.config.name.clone());
+        if narrowed {
+            self.no_more(policy, &name, "the peer has narrowed its selectors");
+            self.tasks.push_back(Task::DeleteChild(id));
+        } else if self.model(|c| c.policy == policy && c.id != id).is_none() {
             // What it was to join has been taken down meanwhile.
             self.tasks.push_back(Task::DeleteChild(id));
         } else if !self.tasks.contains(&Task::Liveness) {
@@ -270,7 +271,7 @@ impl IkeSa {
             Exchange::CreateChild(offer) => plain.is_some_and(|config| config.name == offer.config.name),
             _ => false,
         });
-        self.mobility.version == Version::MobikeX && (asked || self.model(meant).is_some())
+        asked || (self.mobility.version == Version::MobikeX && self.model(meant).is_some())
     }
 
     /// The peer asks for something else, so that it has our answers to what it asked before (RFC 7296 2.3).

@@ -124,7 +124,7 @@ pub struct World {
     /// Addresses that NATs have shown instead of those of host 0.
     pub outsides: BTreeSet<IpAddr>,
     /// Sources that an attacker has put into the headers of genuine datagrams.
-    pub rewritten: BTreeSet<IpAddr>,
+    pub rewritten: Vec<(Instant, IpAddr)>,
     pub tamper: Option<Tamper>,
     pub rewrite: Option<Rewrite>,
     /// Every IKE datagram that was sent: sender, octets.
@@ -240,7 +240,7 @@ impl World {
             mtu: None,
             nat: None,
             outsides: BTreeSet::new(),
-            rewritten: BTreeSet::new(),
+            rewritten: Vec::new(),
             tamper: None,
             rewrite: None,
             sent: Vec::new(),
@@ -431,7 +431,7 @@ impl World {
         }
         if let (Some(rewrite), Cargo::Ike { .. }) = (&mut self.rewrite, &cargo) {
             rewrite(index, &mut source, &mut destination);
-            self.rewritten.extend((source != local).then_some(source.ip()));
+            self.rewritten.extend((source != local).then_some((self.now, source.ip())));
         }
         if let Some(nat) = &mut self.nat {
             let in_udp = match &cargo {

@@ -86,5 +86,27 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Replace { host: 0, addr: 1 }, 2907),
             ],
         ),
+        fault(
+            "the answer for a worker's Child SA had the selectors in another order, which passed for narrowed ones",
+            17_012_910,
+            Setup { transport: true, addresses: [1, 2], loss: 5, duplication: 10, reordering: 5, ..CALM },
+            &[
+                (Add { host: 1, addr: 0 }, 250),
+                (Remove { host: 0, addr: 0 }, 5733),
+                (Down { host: 1, child: true }, 25),
+            ],
+        ),
+        fault(
+            "a Child SA for one worker was asked for before the answer that makes the common one had come",
+            17_056_574,
+            Setup { extended: false, routability: Off, private: true, addresses: [2, 1], ..CALM },
+            &[
+                (Jump { seconds: 5000 }, 11),
+                (Add { host: 0, addr: 0 }, 2480),
+                (Add { host: 0, addr: 2 }, 14),
+                (Up, 22),
+                (Sleep { host: 0, seconds: 100 }, 94),
+            ],
+        ),
     ]
 }
