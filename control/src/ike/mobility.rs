@@ -94,6 +94,8 @@ pub(super) struct Mobility {
     pub(super) nat_retries: u32,
     /// When the peer was told of an address last.
     pub(super) told_at: Option<Instant>,
+    /// When all our addresses are told once more.
+    tell_again_at: Option<Instant>,
     /// When the next pair is tested by IKE (`path_test`), and how many have been.
     pub(super) tests_at: Option<Instant>,
     pub(super) tests: usize,
@@ -137,6 +139,7 @@ impl Mobility {
             check_budget: (None, 0),
             nat_retries: 0,
             told_at: None,
+            tell_again_at: None,
             tests_at: None,
             tests: 0,
             reading_at: None,
@@ -146,6 +149,13 @@ impl Mobility {
             followed: None,
             unsettled_until: None,
         }
+    }
+
+    /// The peer has agreed to an action of ours. However often it does, all addresses are told again in time.
+    pub(super) fn has_told(&mut self, now: Instant) {
+        let again = now + self.tell_pause;
+        self.told_at = Some(now);
+        self.tell_again_at = Some(self.tell_again_at.map_or(again, |at| at.min(again)));
     }
 
     /// Whether paths are probed in the packet path.
@@ -494,15 +504,12 @@ impl IkeSa {
     /// When all our addresses are told to the peer once more: a request may have been lost with the IKE SA that carried
     /// it, and the peer may have dropped an address for want of an answer. Seldom and seldom, unless something changes.
     fn tell_again_at(&self) -> Option<Instant> {
-        self.mobility
-            .told_at
-            .filter(|_| self.mobility.version == Version::MobikeX)
-            .map(|at| at + self.mobility.tell_pause)
+        self.mobility.tell_again_at.filter(|_| self.mobility.version == Version::MobikeX)
     }
 
     fn tell_again(&mut self, ctx: &mut Ctx<'_>) {
-        self.mobility.told_at = Some(ctx.now);
         self.mobility.tell_pause = (self.mobility.tell_pause * 2).min(TELL_AT_MOST);
+        self.mobility.tell_again_at = Some(ctx.now + self.mobility.tell_pause);
         self.mobility.tell_all = true;
         self.mobility.unheard.clear();
         self.tasks.push_back(Task::Reconcile);

@@ -142,6 +142,9 @@ impl IkeSa {
             if self.may_tell_all() {
                 requests.push(request(Wish::Update { old: None, new: Some(here) }, Scope::All));
                 moved = false;
+            } else if self.hidden(here) {
+                // The request comes from there. The peer may have dropped it for want of an answer.
+                requests.push(request(Wish::Add(None), Scope::All));
             }
             // What an operator has named and we do not have is not ours to tell.
             let foreign = |a: &IpAddr| self.mobility.by_hand.contains(a) && !ctx.network.has(*a);
@@ -415,7 +418,7 @@ impl IkeSa {
         match request.wish {
             Wish::Add(addr) => {
                 let addr = SocketAddr::new(addr.unwrap_or(source.ip()), port);
-                self.mobility.told_at = Some(ctx.now);
+                self.mobility.has_told(ctx.now);
                 self.mobility.announced.insert(addr.ip());
                 if request.wish == Wish::Add(None) && !only_there {
                     // It came from another address in the end, which the peer had before.
@@ -444,7 +447,7 @@ impl IkeSa {
             }
             Wish::Update { old, new } => {
                 let new = SocketAddr::new(new.unwrap_or(source.ip()), port);
-                self.mobility.told_at = Some(ctx.now);
+                self.mobility.has_told(ctx.now);
                 if !request.by_hand && old.is_none() && request.wish != IMPLICIT {
                     // Only the first of all that the same message names.
                     let own = self.own(ctx, new);

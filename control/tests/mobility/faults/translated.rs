@@ -277,5 +277,32 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Add { host: 0, addr: 0 }, 11656),
             ],
         ),
+        fault(
+            "what the peer had dropped was not told again, since something else was told time and again",
+            17_071_994,
+            Setup { scheduler: Packet, private: true, ..CALM },
+            &[
+                (Add { host: 1, addr: 1 }, 14),
+                (Add { host: 1, addr: 2 }, 10147),
+                (Deafen { host: 1, addr: 2 }, 42),
+                (Jump { seconds: 60 }, 401),
+                (Replace { host: 0, addr: 1 }, 284),
+                (Add { host: 0, addr: 2 }, 1912),
+                (Nat { on: true }, 2581),
+            ],
+        ),
+        fault(
+            "the address in use was behind a NAT, so that nobody told again of it after the peer had dropped it",
+            18_026_982,
+            Setup { scheduler: Backup, private: true, addresses: [2, 1], ..CALM },
+            &[
+                (Traffic { host: 1, on: true }, 1560),
+                (Cut { host: 0, addr: 2 }, 2576),
+                (Deafen { host: 0, addr: 1 }, 7892),
+                (Traffic { host: 1, on: true }, 2363),
+                (ReplaceBoth { addrs: [2, 0] }, 1095),
+                (Add { host: 1, addr: 2 }, 2791),
+            ],
+        ),
     ]
 }
