@@ -150,6 +150,8 @@ impl IkeSa {
             self.peer_rebound(ctx, remote);
         }
         self.check_passed(ctx, remote);
+        // Back in a family that has a NAT, plain ESP would not arrive.
+        self.note_nat(ctx, payloads, answered);
         Ok(())
     }
 
@@ -246,8 +248,14 @@ impl IkeSa {
             back.into_iter().for_each(|old| {
                 child.halves.remote.add(old);
             });
+            let others = |c: &ChildSa| c.halves.pairs().any(|(_, other)| other.addr.ip() != remote.ip());
+            let elsewhere = !others(child) && self.remote.ip() != remote.ip();
+            if elsewhere && self.mobility.checks.get(&self.remote) == Some(&Check::Passed) {
+                // At least the IKE SA knows where the peer is.
+                child.halves.remote.add(Outer::new(self.remote));
+            }
             // The last one that there is a way to stays, so that the SA can still be reached if the check was wrong.
-            if child.halves.pairs().any(|(_, other)| other.addr.ip() != remote.ip()) {
+            if others(child) {
                 child.halves.remote.remove(remote.ip());
             }
         }

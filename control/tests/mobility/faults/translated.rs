@@ -304,5 +304,36 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Add { host: 1, addr: 2 }, 2791),
             ],
         ),
+        fault(
+            "the only address of a new Child SA was one that somebody on the way had written, though the IKE SA knew better",
+            19_069_237,
+            Setup { scheduler: Packet, filters: true, ..CALM },
+            &[
+                (Down { host: 0, child: true }, 204),
+                (ForgeSource { host: 0, victim: 0, datagrams: 6 }, 418),
+                (Up, 2851),
+            ],
+        ),
+        fault(
+            "back from a family without a NAT, ESP went out plain until somebody asked whether the peer was alive",
+            19_015_777,
+            Setup {
+                extended: false,
+                scheduler: Redundant,
+                encap: false,
+                filters: true,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[
+                (Add { host: 0, addr: 1 }, 122),
+                (Traffic { host: 0, on: false }, 7345),
+                (Add { host: 0, addr: 2 }, 205),
+                (Nat { on: true }, 21),
+                (Heal, 7968),
+                (Remove { host: 1, addr: 1 }, 4702),
+                (ReplaceBoth { addrs: [2, 2] }, 3),
+            ],
+        ),
     ]
 }
