@@ -370,6 +370,7 @@ impl IkeSa {
         self.mobility.untold = false;
         self.mobility.agreed = Some(path(update.local, update.remote));
         if only_there {
+            self.mobility.table.proven(path(update.local, update.remote), ctx.now);
             self.note_nat(ctx, payloads, answered);
             if answered.remote == update.remote {
                 self.mobility.checks.insert(update.remote, Check::Passed);
@@ -379,7 +380,6 @@ impl IkeSa {
             self.mobility.update_wanted = true;
             self.tasks.push_back(Task::Reconcile);
         }
-        self.mobility.table.proven(path(update.local, update.remote), ctx.now);
         self.move_to(ctx, update.local, update.remote);
         self.want_checks(ctx.now);
         self.refresh(ctx);
