@@ -218,6 +218,7 @@ impl IkeSa {
             routability: self.conn.return_routability,
             probed: self.mobility.probes(),
             encap: self.encap,
+            nat_t: self.nat_t,
             measured: self.conn.paths.measure_rates,
         }
     }
@@ -408,7 +409,8 @@ impl IkeSa {
                 return_spi: None,
                 data: probe.cookie.to_be_bytes().to_vec(),
             };
-            ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap: self.encap, echo });
+            let encap = sets::in_udp(&probe.path, self.encap, self.nat_t);
+            ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap, echo });
         }
     }
 

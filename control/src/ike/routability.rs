@@ -134,8 +134,15 @@ impl IkeSa {
             if local.is_some_and(|local| answered == path(local, remote)) {
                 // It is silent no more: once more, over this pair alone.
                 self.tasks.push_back(Task::Check(remote));
+            } else if self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up) {
+                // ESP goes there and comes back, so what was lost is the check.
+                self.check_again(ctx.now, remote);
             } else if !rebound {
                 self.check_failed(ctx, remote, "it does not answer there");
+                self.check_again(ctx.now, remote);
+            } else {
+                // A NAT did not show it there after all; should the peer tell of it yet, it is checked anew.
+                self.mobility.checks.remove(&remote);
                 self.check_again(ctx.now, remote);
             }
             return Ok(());

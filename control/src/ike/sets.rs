@@ -7,9 +7,11 @@ use std::time::Instant;
 use mobikex_common::addr::{Path, Scheduler, WeightedPath};
 
 use super::addresses::{Halves, Outer};
+use super::mobility::is_private;
 use super::network::Network;
 use super::path_rate::WHOLE;
 use super::path_table::{Health, PathTable, path};
+use super::sa::NAT_T_PORT;
 use crate::config::ReturnRoutability;
 
 /// Whether the peer has been shown to receive at an address of its (RFC 4555 3.7).
@@ -31,8 +33,16 @@ pub(super) struct Knowledge<'a> {
     /// Paths are probed, so that one of which nothing is known yet is not taken for a working one.
     pub(super) probed: bool,
     pub(super) encap: bool,
+    pub(super) nat_t: bool,
     /// Where preferences make no difference, measured rates do.
     pub(super) measured: bool,
+}
+
+/// Whether ESP over a pair goes in UDP: as the IKE SA has found out over its own pair, or where a NAT is all but certain
+/// on another one.
+pub(super) fn in_udp(pair: &Path, encap: bool, nat_t: bool) -> bool {
+    let outward = is_private(pair.local.ip()) && !is_private(pair.remote.ip());
+    encap || (nat_t && (outward || pair.remote.port() != NAT_T_PORT))
 }
 
 impl Knowledge<'_> {
@@ -54,10 +64,11 @@ impl Knowledge<'_> {
     }
 
     fn weighted(&self, local: &Outer, remote: &Outer, weight: u16) -> WeightedPath {
+        let path = path(local.addr, remote.addr);
         WeightedPath {
-            path: path(local.addr, remote.addr),
+            path,
             device: self.network.device(local.addr.ip()),
-            encap: self.encap,
+            encap: in_udp(&path, self.encap, self.nat_t),
             weight,
             limited: !self.may_carry(remote.addr),
         }
@@ -136,7 +147,7 @@ pub(super) fn build(
             paths.push(WeightedPath {
                 path: *path,
                 device,
-                encap: knowledge.encap,
+                encap: in_udp(path, knowledge.encap, knowledge.nat_t),
                 weight: 0,
                 limited: false,
             });
@@ -200,6 +211,7 @@ mod tests {
                 routability: ReturnRoutability::Required,
                 probed: true,
                 encap: true,
+                nat_t: true,
                 measured: true,
             };
             let (scheduler, paths) = super::build(halves, leaving, &[], Scheduler::Flow, &knowledge);

@@ -108,5 +108,24 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Sleep { host: 0, seconds: 100 }, 94),
             ],
         ),
+        fault(
+            "a check that was lost while ESP came through took the address away",
+            21_061_364,
+            Setup { scheduler: Redundant, routability: After, addresses: [2, 1], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [0, 0] }, 8),
+                (Rekey { host: 0, child: false }, 282),
+                (Add { host: 1, addr: 1 }, 135),
+                (Sleep { host: 0, seconds: 20 }, 1026),
+                (Heal, 927),
+                (Add { host: 0, addr: 0 }, 235),
+                (Add { host: 0, addr: 1 }, 178),
+                (Mtu { octets: 295 }, 5248),
+                (Add { host: 0, addr: 1 }, 2761),
+                (Add { host: 1, addr: 2 }, 203),
+                (Remove { host: 0, addr: 2 }, 5863),
+                (Heal, 249),
+            ],
+        ),
     ]
 }

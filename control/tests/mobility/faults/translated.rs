@@ -335,5 +335,27 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (ReplaceBoth { addrs: [2, 2] }, 3),
             ],
         ),
+        fault(
+            "beside an IKE SA without a NAT there was one on another path, which ESP went over plain",
+            21_054_293,
+            Setup { routability: After, encap: false, private: true, ..CALM },
+            &[
+                (Add { host: 1, addr: 2 }, 18),
+                (Replace { host: 0, addr: 2 }, 2897),
+                (Add { host: 1, addr: 1 }, 7972),
+                (HandUpdate { host: 1, old: Some(2), new: 1, check: false }, 234),
+            ],
+        ),
+        fault(
+            "a check for a NAT was not answered there, and stayed open for ever",
+            21_099_343,
+            Setup { v6: true, addresses: [2, 1], ..CALM },
+            &[
+                (ReplaceBoth { addrs: [1, 1] }, 193),
+                (Replace { host: 0, addr: 2 }, 15),
+                (Add { host: 0, addr: 0 }, 6817),
+                (Replace { host: 1, addr: 2 }, 47),
+            ],
+        ),
     ]
 }
