@@ -134,7 +134,7 @@ impl IkeSa {
             if local.is_some_and(|local| answered == path(local, remote)) {
                 // It is silent no more: once more, over this pair alone.
                 self.tasks.push_back(Task::Check(remote));
-            } else if self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up) {
+            } else if self.carries(remote) {
                 // ESP goes there and comes back, so what was lost is the check.
                 self.check_again(ctx.now, remote);
             } else if !rebound {
@@ -236,6 +236,12 @@ impl IkeSa {
         }
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: false });
         self.refresh(ctx);
+    }
+
+    /// Whether ESP to an address is answered, where it does not wait for a check.
+    fn carries(&self, remote: SocketAddr) -> bool {
+        let up = self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up);
+        up && self.conn.return_routability != ReturnRoutability::Required
     }
 
     /// The last address stays although the check has failed: unless it is checked again, it stays limited.
