@@ -352,6 +352,7 @@ impl IkeSa {
             }
             return;
         };
+        self.put_off = 0;
         self.conclude_rekeying(ctx, rekeys, new, lowest);
         self.settle_twins(ctx, new);
         if let Some(wanted) = wanted {

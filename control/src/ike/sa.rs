@@ -269,6 +269,8 @@ pub(super) struct IkeSa {
     pub(super) tasks: VecDeque<Task>,
     /// Tasks that the peer asked us to try later (TEMPORARY_FAILURE).
     pub(super) retries: Vec<(Instant, Task)>,
+    /// How often in a row that was so.
+    pub(super) put_off: u32,
     /// Most of the time there is none.
     pub(super) pending: Option<Box<Pending>>,
     pub(super) next_request: u32,
@@ -338,6 +340,7 @@ impl IkeSa {
             refuses_more: Vec::new(),
             tasks: VecDeque::new(),
             retries: Vec::new(),
+            put_off: 0,
             pending: None,
             next_request: 0,
             expected_request: 0,
@@ -585,7 +588,9 @@ impl IkeSa {
     /// Tries `task` again in a few seconds (RFC 7296 2.25).
     pub(super) fn retry_later(&mut self, ctx: &mut Ctx<'_>, task: Task) {
         use rand_core::Rng;
-        let millis = 2000 + ctx.rng.next_u64() % 3000;
+        // Two that ask each other at the same time would never stop, if both tried again at once (RFC 7296 2.25).
+        let millis = 2000 + ctx.rng.next_u64() % (3000 << self.put_off);
+        self.put_off = (self.put_off + 1).min(4);
         self.retries.push((ctx.now + Duration::from_millis(millis), task));
     }
 

@@ -127,5 +127,15 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Heal, 249),
             ],
         ),
+        fault(
+            "rekeyings of the IKE SA and of a Child SA put each other off for ever over a slow way",
+            22_050_958,
+            Setup { scheduler: Redundant, routability: After, filters: true, ..CALM },
+            &[
+                (Nat { on: true }, 182),
+                (Rekey { host: 1, child: true }, 4),
+                (Rekey { host: 0, child: false }, 1856),
+            ],
+        ),
     ]
 }
