@@ -589,8 +589,8 @@ impl IkeSa {
     pub(super) fn retry_later(&mut self, ctx: &mut Ctx<'_>, task: Task) {
         use rand_core::Rng;
         // Two that ask each other at the same time would never stop, if both tried again at once (RFC 7296 2.25).
-        let millis = 2000 + ctx.rng.next_u64() % (3000 << self.put_off);
-        self.put_off = (self.put_off + 1).min(4);
+        let millis = 2000 + ctx.rng.next_u64() % (3000 << self.put_off.saturating_sub(2));
+        self.put_off = (self.put_off + 1).min(6);
         self.retries.push((ctx.now + Duration::from_millis(millis), task));
     }
 
