@@ -134,17 +134,18 @@ impl IkeSa {
             if local.is_some_and(|local| answered == path(local, remote)) {
                 // It is silent no more: once more, over this pair alone.
                 self.tasks.push_back(Task::Check(remote));
-            } else if self.carries(remote) {
-                // ESP goes there and comes back, so what was lost is the check.
-                self.check_again(ctx.now, remote);
-            } else if !rebound {
-                self.check_failed(ctx, remote, "it does not answer there");
-                self.check_again(ctx.now, remote);
-            } else {
-                // A NAT did not show it there after all; should the peer tell of it yet, it is checked anew.
-                self.mobility.checks.remove(&remote);
-                self.check_again(ctx.now, remote);
+                return Ok(());
             }
+            // Where ESP goes there and comes back, what was lost is the check.
+            if !self.carries(remote) {
+                if rebound {
+                    // A NAT did not show it there after all; should the peer tell of it yet, it is checked anew.
+                    self.mobility.checks.remove(&remote);
+                } else {
+                    self.check_failed(ctx, remote, "it does not answer there");
+                }
+            }
+            self.check_again(ctx.now, remote);
             return Ok(());
         }
         if rebound {
