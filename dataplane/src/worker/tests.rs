@@ -560,7 +560,8 @@ fn packets_take_turns_on_the_paths_or_all_of_them() {
         net.echo(INNER[V4]);
         let stats = net.dataplanes[1].tables().stats(ChildSaId(id)).unwrap();
         let [first, second] = [stats.paths[0].packets_in, stats.paths[1].packets_in];
-        assert!(first.abs_diff(second) <= 2, "{stats:?}");
+        // Workers that send at the same moment take the same turn.
+        assert!(first.abs_diff(second) <= stats.packets_in / 50, "{stats:?}");
         net.remove(id);
     }
     net.assert_no_inbound_drops();

@@ -89,14 +89,17 @@ fn streams_cross_in_transport_mode_and_with_every_scheduler() {
         for scheduler in [Scheduler::Flow, Scheduler::Backup, Scheduler::Packet] {
             net.install_multipath(id, scheduler, encap);
             net.stream(INNER[V4], 2 * MIB);
-            let stats = net.dataplanes[0].tables().stats(ChildSaId(id)).unwrap();
-            let [first, second] = [stats.paths[0].packets_out, stats.paths[1].packets_out];
-            assert_eq!(first + second, stats.packets_out);
-            match scheduler {
-                Scheduler::Packet => assert!(first.abs_diff(second) <= 2, "{stats:?}"),
-                // What the flow before it repeats may still come, and take another path.
-                _ => assert!(first.min(second) < 20, "a flow keeps its path: {stats:?}"),
-            }
+            wait_for(|| {
+                let stats = net.dataplanes[0].tables().stats(ChildSaId(id)).unwrap();
+                let [first, second] = [stats.paths[0].packets_out, stats.paths[1].packets_out];
+                let shared_out = match scheduler {
+                    // Workers that send at the same moment take the same turn.
+                    Scheduler::Packet => first.abs_diff(second) <= stats.packets_out / 50,
+                    // What the flow before it repeats may still come, and take another path.
+                    _ => first.min(second) < 20,
+                };
+                (first + second == stats.packets_out && shared_out).then_some(())
+            });
             net.remove(id);
             id += 1;
         }
@@ -105,9 +108,11 @@ fn streams_cross_in_transport_mode_and_with_every_scheduler() {
     for encap in [true, false] {
         net.install_multipath(id, Scheduler::Redundant, encap);
         net.stream(INNER[V4], 2 * MIB);
-        let stats = net.dataplanes[0].tables().stats(ChildSaId(id)).unwrap();
-        let copies: Vec<_> = stats.paths.iter().map(|path| path.packets_out).collect();
-        assert_eq!(copies, [stats.packets_out; 2]);
+        wait_for(|| {
+            let stats = net.dataplanes[0].tables().stats(ChildSaId(id)).unwrap();
+            let copies: Vec<_> = stats.paths.iter().map(|path| path.packets_out).collect();
+            (copies == [stats.packets_out; 2]).then_some(())
+        });
         net.remove(id);
         id += 1;
     }
