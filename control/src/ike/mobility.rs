@@ -37,7 +37,7 @@ const REORDER: (Duration, Duration) = (Duration::from_millis(20), Duration::from
 /// Datagrams that go to an address of the peer that is not checked yet, one a second (M6 of the threats).
 pub(super) const CHECK_TRIES: u32 = 3;
 /// How long a check takes at most.
-const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
+pub(super) const CHECK_TIME: Duration = Duration::from_secs(CHECK_TRIES as u64);
 /// After a check that failed, until the next one of an address that stays.
 pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(10);
 /// Between two tellings of the addresses that the peer should know, doubled each time up to the second value.

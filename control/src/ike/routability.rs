@@ -11,7 +11,7 @@ use super::addresses::{Half, Outer, Replaces};
 use super::child::{ChildSa, ChildState};
 use super::ctx::Ctx;
 use super::error::IkeError;
-use super::mobility::{CHECK_AGAIN, CHECK_TRIES, RETIRED, cookie};
+use super::mobility::{CHECK_AGAIN, CHECK_TIME, CHECK_TRIES, RETIRED, cookie};
 use super::output::Event;
 use super::path_table::{Health, path};
 use super::rules::notify;
@@ -93,7 +93,7 @@ impl IkeSa {
         let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
         let payloads = self.question(local, remote, cookie.as_deref());
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
-        let exchange = Exchange::Check { remote, cookie, rebound };
+        let exchange = Exchange::Check { remote, cookie, rebound, since: ctx.now };
         let via = Via { path: path(local, remote), tries: CHECK_TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
     }
@@ -119,7 +119,7 @@ impl IkeSa {
     pub(super) fn handle_check_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        (remote, cookie, rebound): (SocketAddr, Option<&[u8]>, bool),
+        (remote, cookie, rebound, since): (SocketAddr, Option<&[u8]>, bool, Instant),
         payloads: &[Payload],
         answered: Path,
         only_there: bool,
@@ -131,8 +131,10 @@ impl IkeSa {
         let rebound = rebound && !self.is_named(remote);
         if !only_there || answered.remote != remote {
             let local = self.source_toward(ctx, remote);
-            if local.is_some_and(|local| answered == path(local, remote)) {
-                // It is silent no more: once more, over this pair alone.
+            let there = local.is_some_and(|local| answered == path(local, remote));
+            let stale = !rebound && ctx.now.saturating_duration_since(since) > CHECK_TIME * 3;
+            if there || stale {
+                // It is silent no more, or was when everything else was too: once more, over this pair alone.
                 self.tasks.push_back(Task::Check(remote));
                 return Ok(());
             }

@@ -205,11 +205,13 @@ pub(super) enum Exchange {
     MobikeNone,
     Actions(Box<Actions>),
     Negotiate(Version),
-    /// A question to an address of the peer, with COOKIE2 if there is MOBIKE; `rebound` when it showed up there by itself.
+    /// A question to an address of the peer, asked first at that time, with COOKIE2 if there is MOBIKE; `rebound` when
+    /// it showed up there by itself.
     Check {
         remote: SocketAddr,
         cookie: Option<Vec<u8>>,
         rebound: bool,
+        since: Instant,
     },
     /// A test of one pair of addresses, sent at that time.
     PathTest {

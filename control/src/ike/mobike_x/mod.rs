@@ -121,6 +121,8 @@ impl IkeSa {
             // What is in the sets cannot be named, so that the peer forgets all of it and hears of the rest anew.
             requests.push(request(IMPLICIT, Scope::All));
             self.mobility.announced.clear();
+            // Without the NAT, or with another one, also what could not be told before.
+            self.mobility.unheard.clear();
             self.replace_own(ctx, None, self.local);
             moved = false;
         } else {

@@ -1,7 +1,7 @@
 //! Schedules in which SAs, probes and answers cross each other.
 
 use mobikex::config::ReturnRoutability::{After, Off};
-use mobikex_common::addr::Scheduler::Redundant;
+use mobikex_common::addr::Scheduler::{Packet, Redundant};
 
 use super::{CALM, fault};
 use crate::schedule::Step::*;
@@ -135,6 +135,26 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: true }, 182),
                 (Rekey { host: 1, child: true }, 4),
                 (Rekey { host: 0, child: false }, 1856),
+            ],
+        ),
+        fault(
+            "a check that ended after the whole network had been away took an address that answered by then",
+            22_030_489,
+            Setup { scheduler: Packet, filters: true, addresses: [2, 1], loss: 10, ..CALM },
+            &[
+                (Rekey { host: 1, child: true }, 8944),
+                (Replace { host: 1, addr: 0 }, 2690),
+                (Rekey { host: 1, child: true }, 167),
+                (ReplaceBoth { addrs: [0, 0] }, 1281),
+                (Add { host: 1, addr: 0 }, 5726),
+                (Add { host: 1, addr: 1 }, 250),
+                (Traffic { host: 0, on: true }, 32),
+                (Replace { host: 1, addr: 0 }, 27),
+                (ReplaceBoth { addrs: [2, 2] }, 10120),
+                (ReplaceBoth { addrs: [0, 0] }, 83),
+                (Add { host: 1, addr: 1 }, 2455),
+                (Add { host: 1, addr: 2 }, 2572),
+                (Rekey { host: 0, child: true }, 2579),
             ],
         ),
     ]

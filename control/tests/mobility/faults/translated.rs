@@ -357,5 +357,32 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Replace { host: 1, addr: 2 }, 47),
             ],
         ),
+        fault(
+            "what a NAT kept from being told was not told when the NAT was gone",
+            22_011_152,
+            Setup {
+                scheduler: Packet,
+                routability: Off,
+                encap: false,
+                filters: true,
+                addresses: [2, 2],
+                reordering: 5,
+                ..CALM
+            },
+            &[
+                (Traffic { host: 1, on: true }, 11899),
+                (Nat { on: true }, 8362),
+                (Replace { host: 0, addr: 1 }, 56),
+                (Remove { host: 1, addr: 1 }, 16),
+                (Heal, 25),
+                (Heal, 15),
+                (Heal, 78),
+                (Add { host: 0, addr: 1 }, 7),
+                (Nat { on: false }, 32),
+                (Cut { host: 0, addr: 2 }, 640),
+                (Deafen { host: 1, addr: 2 }, 273),
+                (Nat { on: false }, 2154),
+            ],
+        ),
     ]
 }
