@@ -286,7 +286,7 @@ fn transport_mode_and_failures_that_say_why() {
     let refused = a.run(&["up", "home"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("AUTHENTICATION_FAILED"));
-    assert!(net.log("b").contains("do both sides have the same secret?"));
+    wait_for("the responder says why", || net.log("b").contains("do both sides have the same secret?"));
 
     net.write_config("a", "secret", "192.0.2.", dynamic, "mode = transport");
     a.signal("-HUP");
@@ -294,7 +294,9 @@ fn transport_mode_and_failures_that_say_why() {
     a.ok(&["up", "home"]);
     assert!(net.ip("a", "route show table 220").contains("192.0.2.2 dev mobikex0"));
     assert_eq!(net.ping("192.0.2.2"), 5);
-    assert_eq!(a.data("sas")["ike_sas"][0]["children"][0]["traffic"]["packets_in"], 5);
+    wait_for("the packets are counted", || {
+        a.data("sas")["ike_sas"][0]["children"][0]["traffic"]["packets_in"] == 5
+    });
     // IKE itself stays outside the route that leads to the peer.
     a.ok(&["rekey", "home"]);
     a.ok(&["down", "home"]);

@@ -72,9 +72,12 @@ pub(super) enum Replaces {
     All,
     /// One address.
     One(IpAddr),
+    /// What a NAT has shown with this address and port.
+    Shown(SocketAddr),
 }
 
-/// One side's addresses in an SA, in order; never two with the same IP address.
+/// One side's addresses in an SA, in order; never two with the same IP address, unless a NAT shows several addresses of the
+/// peer as one with several ports.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Half(Vec<Outer>);
 
@@ -106,10 +109,15 @@ impl Half {
 
     /// Adds an address, or replaces what is known about it. `false` when there is no room.
     pub(super) fn add(&mut self, outer: Outer) -> bool {
-        if let Some(known) = self.0.iter_mut().find(|o| o.addr.ip() == outer.addr.ip()) {
-            *known = outer;
-            return true;
-        }
+        self.update(Replaces::One(outer.addr.ip()), outer) || self.append(outer)
+    }
+
+    /// Adds what a NAT shows with this port, or replaces what is known about it. `false` when there is no room.
+    pub(super) fn add_shown(&mut self, outer: Outer) -> bool {
+        self.update(Replaces::Shown(outer.addr), outer) || self.append(outer)
+    }
+
+    fn append(&mut self, outer: Outer) -> bool {
         let room = self.0.len() < MAX_ADDRESSES;
         if room {
             self.0.push(outer);
@@ -141,18 +149,30 @@ impl Half {
         self.0.len() < before
     }
 
+    /// Removes what a NAT has shown with this address and port.
+    pub(super) fn remove_shown(&mut self, addr: SocketAddr) {
+        self.0.retain(|o| o.addr != addr);
+    }
+
     /// Puts `outer` in the place of what it replaces; tells whether that was there.
     pub(super) fn update(&mut self, old: Replaces, outer: Outer) -> bool {
-        match old {
-            Replaces::All => self.0 = vec![outer],
-            Replaces::One(old) => {
-                let Some(at) = self.0.iter().position(|o| o.addr.ip() == old) else { return false };
-                self.0[at] = outer;
-                let (mut kept, addr) = (false, outer.addr.ip());
-                self.0.retain(|o| o.addr.ip() != addr || !std::mem::replace(&mut kept, true));
-            }
+        let replaced = |o: &Outer| match old {
+            Replaces::All => true,
+            Replaces::One(old) => o.addr.ip() == old,
+            Replaces::Shown(old) => o.addr == old,
+        };
+        let doubled = |o: &Outer| match old {
+            Replaces::All | Replaces::One(_) => o.addr.ip() == outer.addr.ip(),
+            Replaces::Shown(_) => o.addr == outer.addr,
+        };
+        let found = old == Replaces::All || self.0.iter().any(replaced);
+        if found {
+            let goes = |o: &Outer| replaced(o) || doubled(o);
+            let place = self.0.iter().position(goes).unwrap_or(0);
+            self.0.retain(|o| !goes(o));
+            self.0.insert(place, outer);
         }
-        true
+        found
     }
 
     /// Forgets what has ended; the last address stays.

@@ -440,6 +440,13 @@ impl IkeSa {
         }
     }
 
+    /// Which SA of a place sends when `id` does not any more.
+    pub(super) fn heir(&self, place: Place, id: ChildSaId) -> Option<ChildSaId> {
+        let fits = |c: &&ChildSa| c.place() == place && c.id != id && !c.has_ended() && c.may_send();
+        let rank = |c: &&ChildSa| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none());
+        self.children.iter().filter(fits).max_by_key(rank).map(|c| c.id)
+    }
+
     /// The peer has deleted, or confirmed our DELETE of, a Child SA: sending ends, receiving lingers.
     pub(super) fn retire(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, reason: &str) {
         let Some(child) = self.children.iter().find(|c| c.id == id) else { return };
@@ -447,11 +454,8 @@ impl IkeSa {
             return;
         }
         let place = child.place();
-        let others = || self.children.iter().filter(|c| c.policy == place.0 && c.id != id && !c.has_ended());
-        let heirs = others().filter(|c| c.place() == place && c.may_send());
-        let successor =
-            heirs.max_by_key(|c| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none()));
-        let (successor, last) = (successor.map(|c| c.id), others().next().is_none());
+        let mut others = self.children.iter().filter(|c| c.policy == place.0 && c.id != id && !c.has_ended());
+        let (successor, last) = (self.heir(place, id), others.next().is_none());
         if let Some(new) = successor {
             self.activate(ctx, new);
             self.delete_redundant(place);

@@ -395,7 +395,11 @@ impl IkeSa {
             if let Some(new) = self.child(new) {
                 new.redundant_to = Some(winner);
             }
-            self.activate(ctx, winner);
+            // By now it may have been replaced itself.
+            let live = self.child(winner).is_some_and(|c| c.is_live());
+            if let Some(sender) = Some(winner).filter(|_| live).or_else(|| self.heir(place, new)) {
+                self.activate(ctx, sender);
+            }
             self.delete_redundant(place);
             return;
         }

@@ -13,7 +13,7 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::mobility::{CHECK_AGAIN, CHECK_TIME, CHECK_TRIES, RETIRED, cookie};
 use super::output::Event;
-use super::path_table::{Health, path};
+use super::path_table::{Health, PathState, path};
 use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task, Via};
 use super::sets::Check;
@@ -243,8 +243,7 @@ impl IkeSa {
 
     /// Whether ESP to an address is answered, where it does not wait for a check.
     fn carries(&self, remote: SocketAddr) -> bool {
-        let up = self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up);
-        up && self.conn.return_routability != ReturnRoutability::Required
+        self.works(remote) && self.conn.return_routability != ReturnRoutability::Required
     }
 
     /// The last address stays although the check has failed: unless it is checked again, it stays limited.
@@ -258,21 +257,20 @@ impl IkeSa {
     /// Takes an address of the peer out of the sets; what it replaced is there again.
     pub(super) fn drop_address(&mut self, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
-        // Behind a NAT it may have moved to another port of the same address meanwhile.
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             let back = std::mem::take(&mut child.leaving);
             back.into_iter().for_each(|old| {
                 child.halves.remote.add(old);
             });
-            let others = |c: &ChildSa| c.halves.pairs().any(|(_, other)| other.addr.ip() != remote.ip());
-            let elsewhere = !others(child) && self.remote.ip() != remote.ip();
+            let others = |c: &ChildSa| c.halves.pairs().any(|(_, other)| other.addr != remote);
+            let elsewhere = !others(child) && self.remote != remote;
             if elsewhere && self.mobility.checks.get(&self.remote) == Some(&Check::Passed) {
                 // At least the IKE SA knows where the peer is.
                 child.halves.remote.add(Outer::new(self.remote));
             }
             // The last one that there is a way to stays, so that the SA can still be reached if the check was wrong.
             if others(child) {
-                child.halves.remote.remove(remote.ip());
+                child.halves.remote.remove_shown(remote);
             }
         }
     }
@@ -283,9 +281,8 @@ impl IkeSa {
             self.children.iter().map(|c| self.shown_before(&c.halves.remote, remote)).collect();
         let in_use = self.remote;
         let same_family = in_use.is_ipv4() == remote.is_ipv4();
-        let mut left = old.iter().flatten().map(|o| o.addr);
-        let ike_too =
-            in_use.ip() == remote.ip() || (same_family && old.is_empty()) || left.any(|a| a == in_use);
+        let left = old.iter().flatten().any(|o| o.addr == in_use);
+        let alone = same_family && old.is_empty();
         let mut old = old.into_iter();
         self.change_halves(
             ctx,
@@ -293,31 +290,44 @@ impl IkeSa {
             |halves| {
                 if let Some(old) = old.next().flatten() {
                     let new = Outer { addr: remote, ..old };
-                    halves.remote.update(Replaces::One(old.addr.ip()), new);
+                    halves.remote.update(Replaces::Shown(old.addr), new);
                 } else if halves.pairs().next().is_none() {
                     // Better there than nowhere.
                     halves.remote.add(Outer::new(remote));
                 }
             },
         );
-        if ike_too {
+        let lost = in_use.ip() == remote.ip() && !self.is_named(in_use);
+        if left || alone || lost {
             let local = self.local;
             self.retarget(ctx, local, remote);
         }
     }
 
+    /// Whether ESP to an address of the peer is answered.
+    pub(super) fn works(&self, remote: SocketAddr) -> bool {
+        self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up)
+    }
+
+    /// Whether every answer to ESP to an address of the peer has failed to come lately.
+    pub(super) fn is_silent(&self, remote: SocketAddr) -> bool {
+        let down = |p: &PathState| p.path.remote == remote && p.health == Health::Down;
+        self.mobility.table.iter().any(down) && !self.works(remote)
+    }
+
     /// As what a NAT has shown the peer before that is at `remote` now: by the same address, or else the only one of the
-    /// family that may have become this. The one in use, if it works no more, is the first that comes to mind.
+    /// family, or with that address, that may have become this. The one in use, if it works no more, is the first that comes
+    /// to mind.
     fn shown_before(&self, half: &Half, remote: SocketAddr) -> Option<Outer> {
-        if let Some(same) = half.find(remote.ip()) {
-            return Some(*same);
-        }
-        let works =
-            |o: &Outer| self.mobility.table.iter().any(|p| p.path.remote == o.addr && p.health == Health::Up);
-        let family: Vec<&Outer> = half.iter().filter(|o| o.addr.is_ipv4() == remote.is_ipv4()).collect();
-        let dead: Vec<&Outer> = family.iter().copied().filter(|o| !works(o)).collect();
+        let same = half.has(remote.ip());
+        let alike = |o: &&Outer| match same {
+            true => o.addr.ip() == remote.ip(),
+            false => o.addr.is_ipv4() == remote.is_ipv4(),
+        };
+        let alike: Vec<&Outer> = half.iter().filter(alike).collect();
+        let dead: Vec<&Outer> = alike.iter().copied().filter(|o| !self.works(o.addr)).collect();
         let in_use = dead.iter().find(|o| o.addr == self.remote);
-        match (&family[..], in_use, &dead[..]) {
+        match (&alike[..], in_use, &dead[..]) {
             ([only], ..) | (_, None, [only]) | (_, Some(only), _) => Some(**only),
             _ => None,
         }

@@ -79,6 +79,8 @@ pub(in crate::ike) struct Situation<'a> {
     pub(in crate::ike) port: u16,
     /// Whether local policy lets the peer have an outer address.
     pub(in crate::ike) acceptable: &'a dyn Fn(IpAddr) -> bool,
+    /// Whether the peer is silent at an address, so that a NAT may show it elsewhere now.
+    pub(in crate::ike) silent: &'a dyn Fn(SocketAddr) -> bool,
 }
 
 /// How an action ends.
@@ -286,13 +288,25 @@ fn add(chosen: &mut [(usize, Object)], named: Option<&Named>, s: &Situation<'_>)
         if !fits_spd(object, new.addr.ip()) {
             return Verdict::Refused(NotifyType::DOES_NOT_FIT_SPD);
         }
-        if !object.halves.remote.add(new) {
+        if !join(object, named, new, s) {
             return Verdict::Refused(NotifyType::UNACCEPTABLE_ADDRESSES);
         }
         object.changed = true;
         follow(object);
     }
     Verdict::Done
+}
+
+/// Adds an address to an SA. One without a name is known by its port too, where there are ports: a NAT may show several
+/// addresses of the peer as one. `false` when there is no room.
+fn join(object: &mut Object, named: Option<&Named>, new: Outer, s: &Situation<'_>) -> bool {
+    let remote = &mut object.halves.remote;
+    if named.is_some() || !matches!(object.what, What::Child { encap: true, .. }) {
+        return remote.add(new);
+    }
+    let lost = |a: &SocketAddr| a.ip() == new.addr.ip() && (s.silent)(*a);
+    let silent = remote.iter().map(|o| o.addr).find(lost).filter(|_| !remote.has_exactly(new.addr));
+    remote.update(Replaces::Shown(silent.unwrap_or(new.addr)), new) || remote.add_shown(new)
 }
 
 fn remove(chosen: &mut [(usize, Object)], addr: IpAddr) -> Verdict {
@@ -302,7 +316,7 @@ fn remove(chosen: &mut [(usize, Object)], addr: IpAddr) -> Verdict {
             continue;
         }
         found = true;
-        if object.halves.remote.len() == 1 {
+        if object.halves.remote.iter().all(|o| o.addr.ip() == addr) {
             (object.closing, closing) = (true, true);
         } else {
             object.halves.remote.remove(addr);
@@ -446,6 +460,7 @@ mod tests {
             source: "198.51.100.9:40000".parse().unwrap(),
             port: 4500,
             acceptable: &|addr| addr != forbidden,
+            silent: &|addr| addr.port() == 7,
         };
         decide(objects, action, &situation)
     }

@@ -592,8 +592,15 @@ impl IkeSa {
                 Verdict::Refused(NotifyType::TEMPORARY_FAILURE)
             } else {
                 let acceptable = |addr| self.acceptable(ctx, addr);
-                let situation =
-                    Situation { now: ctx.now, sa: self.id, source, port, acceptable: &acceptable };
+                let silent = |addr| self.is_silent(addr);
+                let situation = Situation {
+                    now: ctx.now,
+                    sa: self.id,
+                    source,
+                    port,
+                    acceptable: &acceptable,
+                    silent: &silent,
+                };
                 decide(&mut objects, action, &situation)
             };
             self.tell(ctx, action, source, verdict);
@@ -731,7 +738,7 @@ impl IkeSa {
                         continue;
                     };
                     let next = &object.halves.remote;
-                    let gone = child.halves.pairs().filter(|(_, r)| !next.has(r.addr.ip()));
+                    let gone = child.halves.pairs().filter(|(_, r)| !next.has_exactly(r.addr));
                     let retired: Vec<Path> = gone.map(|(l, r)| path(l.addr, r.addr)).collect();
                     child.selectors_changed |= child.ts_remote != ts_remote;
                     child.ts_remote = ts_remote;

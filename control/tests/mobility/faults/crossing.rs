@@ -157,5 +157,28 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Rekey { host: 0, child: true }, 2579),
             ],
         ),
+        fault(
+            "an answer that came late made an SA send again that had been replaced since",
+            23_011_420,
+            Setup {
+                extended: false,
+                scheduler: Redundant,
+                routability: Off,
+                addresses: [1, 1],
+                loss: 14,
+                reordering: 20,
+                ..CALM
+            },
+            &[
+                (Nat { on: false }, 20),
+                (Rekey { host: 1, child: true }, 268),
+                (Rekey { host: 0, child: true }, 93),
+                (Rekey { host: 1, child: true }, 1381),
+                (ReplaceBoth { addrs: [1, 2] }, 1501),
+                (ReplaceBoth { addrs: [0, 1] }, 22),
+                (Nat { on: true }, 224),
+                (Rekey { host: 1, child: true }, 26),
+            ],
+        ),
     ]
 }

@@ -384,5 +384,25 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: false }, 2154),
             ],
         ),
+        fault(
+            "two addresses behind one NAT took each other's place at the peer",
+            21_041_188,
+            Setup { scheduler: Backup, encap: false, filters: true, reordering: 20, ..CALM },
+            &[
+                (HandRemove { host: 0, addr: 2, check: false }, 5),
+                (Replace { host: 0, addr: 1 }, 7722),
+                (Add { host: 0, addr: 1 }, 1463),
+                (HandUpdate { host: 1, old: Some(0), new: 1, check: true }, 263),
+                (Replace { host: 1, addr: 2 }, 995),
+                (HandAdd { host: 0, addr: 4, check: true }, 3),
+                (HandUpdate { host: 0, old: Some(0), new: 0, check: true }, 743),
+                (Nat { on: true }, 2446),
+                (ReplaceBoth { addrs: [2, 1] }, 138),
+                (Remove { host: 0, addr: 2 }, 220),
+                (Add { host: 0, addr: 0 }, 62),
+                (Add { host: 0, addr: 1 }, 284),
+                (Add { host: 0, addr: 0 }, 1218),
+            ],
+        ),
     ]
 }
