@@ -522,6 +522,37 @@ mod tests {
     }
 
     #[test]
+    fn a_nat_may_show_two_addresses_as_one_with_two_ports() {
+        let add = action(Kind::Add { place: Place::Outer, addr: None });
+        let remote = |objects: &mut [Object], text: &str| {
+            objects.iter_mut().for_each(|o| o.halves.remote = Half::single(text.parse().unwrap()));
+        };
+        let mut both = objects();
+        remote(&mut both, "198.51.100.9:39999");
+        assert_eq!(run(&mut both, &add), Verdict::Done);
+        assert_eq!(remotes(&both[1]), ["198.51.100.9:39999", "198.51.100.9:40000"]);
+        assert_eq!(run(&mut both, &add), Verdict::Done);
+        assert_eq!(remotes(&both[1]).len(), 2, "once more changes nothing");
+
+        // Where the peer is silent the NAT shows it elsewhere now; without UDP there are no ports.
+        let mut silent = objects();
+        remote(&mut silent, "198.51.100.9:7");
+        let mut plain = objects();
+        remote(&mut plain, "198.51.100.9:39999");
+        if let What::Child { encap, .. } = &mut plain[1].what {
+            *encap = false;
+        }
+        for mut objects in [silent, plain] {
+            assert_eq!(run(&mut objects, &add), Verdict::Done);
+            assert_eq!(remotes(&objects[1]), ["198.51.100.9:40000"]);
+        }
+
+        // With its name both go, and so does the SA.
+        let remove = action(Kind::Remove { place: Place::Outer, addr: Some(ip("198.51.100.9")) });
+        assert_eq!(run(&mut both, &remove), Verdict::Closing);
+    }
+
+    #[test]
     fn m7_selectors_reach_other_ike_sas_only_by_naming_them() {
         let objects = objects();
         let picked = |selectors: Vec<Vec<Parameter>>| {
