@@ -500,6 +500,7 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
         }
         _ => values::boolean(text),
     });
+    c.updown = f.get("updown", issues, |text| Ok(text.to_string()));
     f.set("copy_df", &mut c.copy_df, issues, values::boolean);
     f.set("copy_dscp", &mut c.copy_dscp, issues, |text| {
         let known =

@@ -287,7 +287,8 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         Some(true) => "; further Child SAs for single workers",
         Some(false) => "; one Child SA for all workers",
     };
-    writeln!(out, "    {start}{close}{dpd}{idle}{own}")
+    writeln!(out, "    {start}{close}{dpd}{idle}{own}")?;
+    c.updown.iter().try_for_each(|command| writeln!(out, "    up and down are told to: {command}"))
 }
 
 fn volumes(l: &VolumeLimits) -> String {

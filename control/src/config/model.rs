@@ -514,6 +514,8 @@ pub struct Child {
     pub inactivity: Duration,
     /// Further Child SAs for single workers (RFC 9611); `None`: as the number of workers and the connection suggest.
     pub per_cpu_sas: Option<bool>,
+    /// Command line that runs when it comes up and when it goes down.
+    pub updown: Option<String>,
     /// At start.
     pub start_action: StartAction,
     /// When the peer closes it.
@@ -545,6 +547,7 @@ impl Child {
             limits: VolumeLimits::default(),
             inactivity: Duration::ZERO,
             per_cpu_sas: None,
+            updown: None,
             start_action: StartAction::default(),
             close_action: StartAction::default(),
             dpd_action: DpdAction::default(),

@@ -357,7 +357,8 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "",
             "t.conf:3:1: a second round of authentication ('local') is not available in this version",
         ),
-        ("", "updown = /bin/true", "t.conf:6:1: option 'updown' is not available in this version"),
+        ("", "updown =", "t.conf:6:9: found no value for option 'updown'; expected one"),
+        ("", "reqid = 7", "t.conf:6:1: option 'reqid' is not available in this version"),
         (
             "",
             "mode = beet",

@@ -348,6 +348,13 @@ impl Endpoint {
         self.sas.is_empty()
     }
 
+    /// Forgets all SAs without a word to the peers.
+    pub fn abandon(&mut self, now: Instant) {
+        for id in self.sas.ids() {
+            self.with_sa::<()>(now, id, |sa, ctx| Err(sa.close(ctx, "shutting down", false)));
+        }
+    }
+
     /// Runs `work` on one SA with everything that it may touch, then carries out what it asked for.
     pub(super) fn with_sa<R>(
         &mut self,
