@@ -319,9 +319,7 @@ fn connection(
         c.children.push(child);
     }
     if sound && c.children.is_empty() {
-        let message =
-            format!("connection '{}' has no children; expected 'children {{ NAME {{ ... }} }}'", c.name);
-        issues.push(part.at, message);
+        checks::childless(&c, &f, issues);
     }
     checks::addresses(&c, &f, issues);
     (c, Places { local, remote })

@@ -4,7 +4,7 @@ use mobikex_common::sa::Mode;
 
 use super::error::Issues;
 use super::fields::Fields;
-use super::model::{AddrPattern, Child, Config, Connection, Method, StartAction, TsPattern};
+use super::model::{AddrPattern, Child, Childless, Config, Connection, Method, StartAction, TsPattern};
 use super::tree::Section;
 
 /// Address families: (IPv4, IPv6).
@@ -31,6 +31,25 @@ pub(super) fn addresses(conn: &Connection, f: &Fields<'_>, issues: &mut Issues) 
     if !(local.0 && remote.0 || local.1 && remote.1) {
         let message = "'local_addrs' and 'remote_addrs' have no address family in common";
         issues.push(f.place("remote_addrs"), message);
+    }
+}
+
+/// A connection without children is for IKE SAs alone (RFC 6023).
+pub(super) fn childless(conn: &Connection, f: &Fields<'_>, issues: &mut Issues) {
+    let expected = "expected 'children { NAME { ... } }'";
+    if conn.childless == Childless::Never {
+        let message = format!(
+            "found 'childless = never' in connection '{}', which has no children; {expected}, or another value",
+            conn.name
+        );
+        issues.push(f.place("childless"), message);
+    }
+    if !conn.vips.is_empty() {
+        let message = format!(
+            "found 'vips' in connection '{}', which has no children to use them; {expected}, or no 'vips'",
+            conn.name
+        );
+        issues.push(f.place("vips"), message);
     }
 }
 

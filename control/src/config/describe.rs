@@ -153,6 +153,9 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
         writeln!(out, "  the peer gets a virtual address of {}, and must ask for one", c.pools.join(", "))?;
     }
     write_paths(out, c)?;
+    if c.children.is_empty() {
+        writeln!(out, "  no children: an IKE SA alone")?;
+    }
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
 }
 

@@ -489,9 +489,23 @@ fn what_is_missing_is_named() {
     );
     assert_eq!(
         errors("connections {\n c {\n remote { auth = psk  id = x }\n }\n}\n"),
+        ["t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'"]
+    );
+    let alone = |more: &str| {
+        format!(
+            "connections {{\n c {{\n{more}\nlocal {{ auth = psk }}\nremote {{ auth = psk }}\n}}\n}}\nsecrets {{ ike {{ secret = x }} }}\n"
+        )
+    };
+    for more in ["", "childless = allow", "childless = prefer", "childless = force", "children { }"] {
+        let config = parse_str("t.conf", &alone(more)).unwrap();
+        assert!(config.connections[0].children.is_empty());
+        assert!(config.describe().contains("  no children: an IKE SA alone"), "{}", config.describe());
+    }
+    assert_eq!(
+        errors(&alone("childless = never\nvips = 0.0.0.0")),
         [
-            "t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'",
-            "t.conf:2:2: connection 'c' has no children; expected 'children { NAME { ... } }'",
+            "t.conf:3:13: found 'childless = never' in connection 'c', which has no children; expected 'children { NAME { ... } }', or another value",
+            "t.conf:4:8: found 'vips' in connection 'c', which has no children to use them; expected 'children { NAME { ... } }', or no 'vips'"
         ]
     );
     let other = with("", "").replace("remote { auth = psk }", "remote { auth = psk  id = b }");

@@ -433,8 +433,10 @@ impl Endpoint {
         *tries += 1;
         if limit == 0 || *tries < limit {
             info!(target: "IKE", "{reason}, trying again ({tries}/{limit})");
-            for name in first.into_iter().chain(sa.wanted.iter().cloned()) {
-                let command = Command::Up { connection: sa.conn.name.clone(), child: Some(name) };
+            let names = first.into_iter().chain(sa.wanted.iter().cloned()).map(Some);
+            let alone = sa.conn.children.is_empty().then_some(None);
+            for child in names.chain(alone) {
+                let command = Command::Up { connection: sa.conn.name.clone(), child };
                 if let Err(error) = self.handle_command(now, command) {
                     info!(target: "IKE", "{error}");
                 }
