@@ -117,14 +117,19 @@ impl Shared {
         let mut state = self.lock();
         while let Some(Job { up, script }) = state.turns.next() {
             drop(state);
-            for run in script.runs(up) {
-                self.report(&script, &run);
+            for run in script.runs(up).iter().take_while(|_| !self.is_over()) {
+                self.report(&script, run);
             }
             state = self.lock();
             state.turns.done(&script.turn);
             self.ended.notify_all();
         }
         state.threads -= 1;
+    }
+
+    /// Nothing more is to be begun.
+    fn is_over(&self) -> bool {
+        self.lock().end_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Runs a script once and tells how that went.
