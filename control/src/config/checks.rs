@@ -80,6 +80,11 @@ pub(super) fn child(conn: &Connection, child: &Child, f: &Fields<'_>, issues: &m
             }
         }
     }
+    if child.mode == Mode::Transport && child.tfc_padding > 0 {
+        let message = "found 'tfc_padding' in transport mode, in which a receiver could not tell it from the packet; \
+                       expected 'tfc_padding = 0'";
+        issues.push(f.place("tfc_padding"), message);
+    }
     for (name, action) in [("start_action", child.start_action), ("close_action", child.close_action)] {
         if action != StartAction::None && conn.remote_addr().is_none() && f.raw(name).is_some() {
             let message = format!("'{name}' needs a peer to go to, but 'remote_addrs' has no single address");

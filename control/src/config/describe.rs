@@ -291,6 +291,11 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         Some(false) => "; one Child SA for all workers",
     };
     writeln!(out, "    {start}{close}{dpd}{idle}{own}")?;
+    match c.tfc_padding {
+        0 => {}
+        u16::MAX => writeln!(out, "    packets are padded to what their path takes")?,
+        octets => writeln!(out, "    packets are padded to {octets} octets")?,
+    }
     c.updown.iter().try_for_each(|command| writeln!(out, "    up and down are told to: {command}"))
 }
 

@@ -199,7 +199,7 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("rand_bytes", ZERO),
         ("rand_packets", ZERO),
         ("sha256_96", NO),
-        ("tfc_padding", ZERO),
+        ("tfc_padding", Here),
         ("updown", Here),
         ("ah_proposals", Absent),
         ("icmp", Absent),

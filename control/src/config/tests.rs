@@ -358,6 +358,16 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:3:1: a second round of authentication ('local') is not available in this version",
         ),
         ("", "updown =", "t.conf:6:9: found no value for option 'updown'; expected one"),
+        (
+            "",
+            "mode = transport\ntfc_padding = 100",
+            "t.conf:7:15: found 'tfc_padding' in transport mode, in which a receiver could not tell it from the packet; expected 'tfc_padding = 0'",
+        ),
+        (
+            "",
+            "tfc_padding = most",
+            "t.conf:6:15: found 'most' for 'tfc_padding'; expected mtu, or a number from 0 to 65535",
+        ),
         ("", "reqid = 7", "t.conf:6:1: option 'reqid' is not available in this version"),
         (
             "",

@@ -59,6 +59,8 @@ pub(super) struct Agreed {
     /// The policy that has the first one, if it is a further one.
     pub(super) joins: Option<PolicyId>,
     pub(super) resource: Resource,
+    /// The peer takes TFC padding.
+    pub(super) takes_tfc: bool,
 }
 
 /// Where a Child SA is in its life.
@@ -367,6 +369,7 @@ impl IkeSa {
             limits: child.config.limits,
             copy_df: child.config.copy_df,
             copy_dscp: child.config.copy_dscp,
+            tfc_padding: if agreed.takes_tfc { child.config.tfc_padding } else { 0 },
         };
         let telling = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::Actions(_)));
         if old.is_none() && (self.mobility.announced.len() > 1 || telling) {
@@ -375,6 +378,9 @@ impl IkeSa {
             self.tasks.push_back(Task::Reconcile);
         }
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
+        if params.tfc_padding < child.config.tfc_padding {
+            info!(target: "CHD", "{} the peer takes no TFC padding, sending none", child.name());
+        }
         if outbound {
             self.outbound_only(child.place(), None);
         }
