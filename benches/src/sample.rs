@@ -51,6 +51,7 @@ pub fn sa(id: u32) -> ChildSaParams {
         limits: VolumeLimits::default(),
         copy_df: true,
         copy_dscp: CopyDscp::Out,
+        tfc_padding: 0,
     }
 }
 

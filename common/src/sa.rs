@@ -122,4 +122,7 @@ pub struct ChildSaParams {
     pub copy_df: bool,
     /// DSCP handling.
     pub copy_dscp: CopyDscp,
+    /// Octets to which TFC padding makes each inner packet (RFC 4303 2.7), as far as its path takes them; 0 is none. Tunnel mode
+    /// only.
+    pub tfc_padding: u16,
 }

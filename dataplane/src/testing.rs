@@ -75,6 +75,7 @@ pub(crate) fn params(id: u32, mode: Mode, suite: EspSuite) -> ChildSaParams {
         limits: VolumeLimits::default(),
         copy_df: true,
         copy_dscp: CopyDscp::Out,
+        tfc_padding: 0,
     }
 }
 

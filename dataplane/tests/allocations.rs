@@ -107,6 +107,7 @@ fn params(site: usize, id: u32, scheduler: Scheduler) -> ChildSaParams {
         limits: VolumeLimits::default(),
         copy_df: true,
         copy_dscp: CopyDscp::Out,
+        tfc_padding: 0,
     }
 }
 

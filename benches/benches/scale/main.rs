@@ -88,6 +88,7 @@ impl Site {
             limits: VolumeLimits::default(),
             copy_df: true,
             copy_dscp: CopyDscp::Out,
+            tfc_padding: 0,
         }
     }
 }

@@ -319,9 +319,7 @@ fn connection(
         c.children.push(child);
     }
     if sound && c.children.is_empty() {
-        let message =
-            format!("connection '{}' has no children; expected 'children {{ NAME {{ ... }} }}'", c.name);
-        issues.push(part.at, message);
+        checks::childless(&c, &f, issues);
     }
     checks::addresses(&c, &f, issues);
     (c, Places { local, remote })
@@ -500,6 +498,13 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
         }
         _ => values::boolean(text),
     });
+    f.set("tfc_padding", &mut c.tfc_padding, issues, |text| match text {
+        "mtu" => Ok(u16::MAX),
+        _ => values::number(text, 0, u64::from(u16::MAX))
+            .map(|n| n as u16)
+            .map_err(|expected| format!("mtu, or {expected}")),
+    });
+    c.updown = f.get("updown", issues, |text| Ok(text.to_string()));
     f.set("copy_df", &mut c.copy_df, issues, values::boolean);
     f.set("copy_dscp", &mut c.copy_dscp, issues, |text| {
         let known =

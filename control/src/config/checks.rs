@@ -4,7 +4,7 @@ use mobikex_common::sa::Mode;
 
 use super::error::Issues;
 use super::fields::Fields;
-use super::model::{AddrPattern, Child, Config, Connection, Method, StartAction, TsPattern};
+use super::model::{AddrPattern, Child, Childless, Config, Connection, Method, StartAction, TsPattern};
 use super::tree::Section;
 
 /// Address families: (IPv4, IPv6).
@@ -34,6 +34,25 @@ pub(super) fn addresses(conn: &Connection, f: &Fields<'_>, issues: &mut Issues) 
     }
 }
 
+/// A connection without children is for IKE SAs alone (RFC 6023).
+pub(super) fn childless(conn: &Connection, f: &Fields<'_>, issues: &mut Issues) {
+    let expected = "expected 'children { NAME { ... } }'";
+    if conn.childless == Childless::Never {
+        let message = format!(
+            "found 'childless = never' in connection '{}', which has no children; {expected}, or another value",
+            conn.name
+        );
+        issues.push(f.place("childless"), message);
+    }
+    if !conn.vips.is_empty() {
+        let message = format!(
+            "found 'vips' in connection '{}', which has no children to use them; {expected}, or no 'vips'",
+            conn.name
+        );
+        issues.push(f.place("vips"), message);
+    }
+}
+
 /// A child within its connection.
 pub(super) fn child(conn: &Connection, child: &Child, f: &Fields<'_>, issues: &mut Issues) {
     let (local, remote) = (ts_families(&child.local_ts), ts_families(&child.remote_ts));
@@ -60,6 +79,11 @@ pub(super) fn child(conn: &Connection, child: &Child, f: &Fields<'_>, issues: &m
                 }
             }
         }
+    }
+    if child.mode == Mode::Transport && child.tfc_padding > 0 {
+        let message = "found 'tfc_padding' in transport mode, in which a receiver could not tell it from the packet; \
+                       expected 'tfc_padding = 0'";
+        issues.push(f.place("tfc_padding"), message);
     }
     for (name, action) in [("start_action", child.start_action), ("close_action", child.close_action)] {
         if action != StartAction::None && conn.remote_addr().is_none() && f.raw(name).is_some() {

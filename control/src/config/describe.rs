@@ -153,6 +153,9 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
         writeln!(out, "  the peer gets a virtual address of {}, and must ask for one", c.pools.join(", "))?;
     }
     write_paths(out, c)?;
+    if c.children.is_empty() {
+        writeln!(out, "  no children: an IKE SA alone")?;
+    }
     c.children.iter().try_for_each(|child| write_child(out, child, &c.name))
 }
 
@@ -287,7 +290,13 @@ fn write_child(out: &mut String, c: &Child, conn: &str) -> fmt::Result {
         Some(true) => "; further Child SAs for single workers",
         Some(false) => "; one Child SA for all workers",
     };
-    writeln!(out, "    {start}{close}{dpd}{idle}{own}")
+    writeln!(out, "    {start}{close}{dpd}{idle}{own}")?;
+    match c.tfc_padding {
+        0 => {}
+        u16::MAX => writeln!(out, "    packets are padded to what their path takes")?,
+        octets => writeln!(out, "    packets are padded to {octets} octets")?,
+    }
+    c.updown.iter().try_for_each(|command| writeln!(out, "    up and down are told to: {command}"))
 }
 
 fn volumes(l: &VolumeLimits) -> String {

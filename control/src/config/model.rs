@@ -514,6 +514,10 @@ pub struct Child {
     pub inactivity: Duration,
     /// Further Child SAs for single workers (RFC 9611); `None`: as the number of workers and the connection suggest.
     pub per_cpu_sas: Option<bool>,
+    /// Octets to which TFC padding makes each packet, as far as its path takes them; 0 is none.
+    pub tfc_padding: u16,
+    /// Command line that runs when it comes up and when it goes down.
+    pub updown: Option<String>,
     /// At start.
     pub start_action: StartAction,
     /// When the peer closes it.
@@ -545,6 +549,8 @@ impl Child {
             limits: VolumeLimits::default(),
             inactivity: Duration::ZERO,
             per_cpu_sas: None,
+            tfc_padding: 0,
+            updown: None,
             start_action: StartAction::default(),
             close_action: StartAction::default(),
             dpd_action: DpdAction::default(),

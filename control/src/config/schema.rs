@@ -199,7 +199,8 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("rand_bytes", ZERO),
         ("rand_packets", ZERO),
         ("sha256_96", NO),
-        ("tfc_padding", ZERO),
+        ("tfc_padding", Here),
+        ("updown", Here),
         ("ah_proposals", Absent),
         ("icmp", Absent),
         ("if_id_in", Absent),
@@ -214,7 +215,6 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("reqid", Absent),
         ("set_mark_in", Absent),
         ("set_mark_out", Absent),
-        ("updown", Absent),
     ],
     sections: &[],
 };
@@ -308,7 +308,7 @@ mod tests {
         {
             assert_eq!(support(CONNECTION.sections, name).is_some(), fits, "{name}");
         }
-        assert_eq!(support(CHILD.settings, "updown"), Some(Absent));
+        assert_eq!(support(CHILD.settings, "reqid"), Some(Absent));
     }
 
     #[test]

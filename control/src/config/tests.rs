@@ -357,7 +357,18 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "",
             "t.conf:3:1: a second round of authentication ('local') is not available in this version",
         ),
-        ("", "updown = /bin/true", "t.conf:6:1: option 'updown' is not available in this version"),
+        ("", "updown =", "t.conf:6:9: found no value for option 'updown'; expected one"),
+        (
+            "",
+            "mode = transport\ntfc_padding = 100",
+            "t.conf:7:15: found 'tfc_padding' in transport mode, in which a receiver could not tell it from the packet; expected 'tfc_padding = 0'",
+        ),
+        (
+            "",
+            "tfc_padding = most",
+            "t.conf:6:15: found 'most' for 'tfc_padding'; expected mtu, or a number from 0 to 65535",
+        ),
+        ("", "reqid = 7", "t.conf:6:1: option 'reqid' is not available in this version"),
         (
             "",
             "mode = beet",
@@ -488,9 +499,23 @@ fn what_is_missing_is_named() {
     );
     assert_eq!(
         errors("connections {\n c {\n remote { auth = psk  id = x }\n }\n}\n"),
+        ["t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'"]
+    );
+    let alone = |more: &str| {
+        format!(
+            "connections {{\n c {{\n{more}\nlocal {{ auth = psk }}\nremote {{ auth = psk }}\n}}\n}}\nsecrets {{ ike {{ secret = x }} }}\n"
+        )
+    };
+    for more in ["", "childless = allow", "childless = prefer", "childless = force", "children { }"] {
+        let config = parse_str("t.conf", &alone(more)).unwrap();
+        assert!(config.connections[0].children.is_empty());
+        assert!(config.describe().contains("  no children: an IKE SA alone"), "{}", config.describe());
+    }
+    assert_eq!(
+        errors(&alone("childless = never\nvips = 0.0.0.0")),
         [
-            "t.conf:2:2: connection 'c' has no section 'local'; expected 'local { auth = psk }'",
-            "t.conf:2:2: connection 'c' has no children; expected 'children { NAME { ... } }'",
+            "t.conf:3:13: found 'childless = never' in connection 'c', which has no children; expected 'children { NAME { ... } }', or another value",
+            "t.conf:4:8: found 'vips' in connection 'c', which has no children to use them; expected 'children { NAME { ... } }', or no 'vips'"
         ]
     );
     let other = with("", "").replace("remote { auth = psk }", "remote { auth = psk  id = b }");

@@ -25,6 +25,7 @@ use super::notify::notify;
 use super::operation::Operation;
 use super::resolvconf;
 use super::routes::Routes;
+use super::scripts::Scripts;
 use super::sockets::{IkeSockets, Received};
 use super::source_routes::SourceRoutes;
 use super::{DaemonError, Options, needs_raw_esp, rule_of};
@@ -44,6 +45,8 @@ const CONTROL: Token = Token(20);
 
 /// How long peers have to confirm the deletion of their SAs when we end.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How long scripts have after that.
+const SCRIPTS_END: Duration = Duration::from_secs(10);
 
 /// Changes of the network come in flocks: an address, then its routes. The first few are looked at at once, since they
 /// may be all that is missing; after that there is this time between two looks.
@@ -74,6 +77,7 @@ pub(super) struct Daemon {
     monitor: Monitor,
     routes: Routes,
     source_routes: SourceRoutes,
+    scripts: Scripts,
     /// When to look at the network again.
     network_at: Option<Instant>,
     /// When that was done last.
@@ -126,6 +130,7 @@ impl Daemon {
         let now = Instant::now();
         let routes = Routes::new(dataplane.tun_index(), config.daemon.table);
         let source_routes = SourceRoutes::new(&mut netlink, rule_of(&config));
+        let scripts = Scripts::new(dataplane.tun_name());
         let mut endpoint = Endpoint::new(now, config.clone(), seed);
         if keys.is_some() {
             endpoint.save_keys();
@@ -149,6 +154,7 @@ impl Daemon {
             monitor,
             routes,
             source_routes,
+            scripts,
             network_at: None,
             network_seen: now,
             looks: LOOKS_AT_ONCE,
@@ -249,10 +255,12 @@ impl Daemon {
                 self.take_signals();
             }
             if let Some(failure) = self.failure.take() {
+                self.end_scripts();
                 return Err(failure);
             }
             if self.end_at.is_some_and(|at| at <= Instant::now() || self.endpoint.is_idle()) {
                 info!(target: "CFG", "ending");
+                self.end_scripts();
                 self.set_resolvers(&[], &[]);
                 self.routes.clear(&mut self.netlink);
                 self.dataplane.shutdown();
@@ -340,6 +348,20 @@ impl Daemon {
                 self.end_at = Some(Instant::now());
             } else {
                 self.begin_end(Instant::now());
+            }
+        }
+    }
+
+    /// Has scripts told of the end of what is still there, and waits until they have run, for a time. Whoever is in a hurry
+    /// asks once more.
+    fn end_scripts(&mut self) {
+        let now = Instant::now();
+        self.endpoint.abandon(now);
+        self.carry_out(now);
+        self.scripts.end_within(SCRIPTS_END);
+        while !self.scripts.have_ended(Duration::from_millis(100)) {
+            if self.signals.pending().any(|signal| signal != libc::SIGHUP) {
+                self.scripts.end_within(Duration::ZERO);
             }
         }
     }
@@ -472,6 +494,7 @@ impl Daemon {
                     let stats = self.dataplane.tables().stats(child).unwrap_or_default();
                     self.endpoint.note_packets(now, child, stats.packets_in + stats.packets_out);
                 }
+                Output::RunScript { up, script } => self.scripts.run(up, script),
                 other => self.change_tables(now, other),
             }
         }
@@ -533,6 +556,7 @@ impl Daemon {
             | Output::Echo { .. }
             | Output::CountPaths(_)
             | Output::CountPackets(_)
+            | Output::RunScript { .. }
             | Output::Event(_) => {}
         }
     }

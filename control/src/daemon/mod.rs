@@ -14,8 +14,10 @@ mod notify;
 mod operation;
 mod resolvconf;
 mod routes;
+mod scripts;
 mod sockets;
 mod source_routes;
+mod turns;
 
 use std::io;
 use std::path::PathBuf;

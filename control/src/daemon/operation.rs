@@ -17,7 +17,7 @@ pub struct Operation {
 
 #[derive(Debug)]
 enum Goal {
-    /// These children are installed.
+    /// These children are installed, or there is an IKE SA if there are to be none.
     Up(Vec<String>),
     /// None of these SAs is left.
     Down(Known),
@@ -101,6 +101,9 @@ impl Operation {
         let live = |state: &str| matches!(state, "INSTALLED" | "REKEYING");
         let reached = match &self.goal {
             Goal::Verdict => false,
+            Goal::Up(children) if children.is_empty() => {
+                now.iter().any(|sa| sa.name == self.target.connection && sa.state == "ESTABLISHED")
+            }
             Goal::Up(children) => children.iter().all(|name| {
                 now.iter()
                     .filter(|sa| sa.name == self.target.connection)
@@ -232,6 +235,15 @@ mod tests {
             one.step(&[], &[sa(1, "other", "ESTABLISHED", &[(1, "a", "INSTALLED")])]),
             Some(Err("there is no IKE_SA any more".to_string()))
         );
+    }
+
+    #[test]
+    fn up_waits_for_the_ike_sa_of_a_connection_without_children() {
+        let mut up = Operation::up("alone".parse().unwrap(), &Connection::new("alone"));
+        assert_eq!(up.step(&[], &[sa(1, "alone", "CONNECTING", &[]), sa(2, "b", "ESTABLISHED", &[])]), None);
+        assert_eq!(up.step(&[], &[sa(1, "alone", "ESTABLISHED", &[])]), Some(Ok(())));
+        let mut up = Operation::up("alone".parse().unwrap(), &Connection::new("alone"));
+        assert_eq!(up.step(&[failed("alone", "no answer")], &[]), Some(Err("no answer".into())));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use super::resources::Resource;
 use super::roles::ExchangeInitiator;
 use super::sa::{Exchange, IkeSa, Task};
 use super::sets::Check;
+use super::updown::{self, Raised};
 use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
@@ -58,6 +59,8 @@ pub(super) struct Agreed {
     /// The policy that has the first one, if it is a further one.
     pub(super) joins: Option<PolicyId>,
     pub(super) resource: Resource,
+    /// The peer takes TFC padding.
+    pub(super) takes_tfc: bool,
 }
 
 /// Where a Child SA is in its life.
@@ -116,6 +119,8 @@ pub(super) struct ChildSa {
     /// to have the other one, that is until the peer deletes the SA that both have replaced.
     pub(super) redundant_to: Option<ChildSaId>,
     pub(super) idle: Idle,
+    /// The script that is to be told of the end.
+    pub(super) raised: Option<Arc<Raised>>,
     /// The end of the SA is not that of its policy: it is a trap, or has gone already.
     policy_stays: bool,
     installed_at: Instant,
@@ -177,6 +182,7 @@ impl ChildSa {
             }
             ctx.event(Event::ChildDown { child: self.name(), reason: reason.to_string() });
         }
+        updown::lower(ctx, self.raised);
     }
 
     /// What our policy lets the peer's side of this SA be. A peer to which we have assigned virtual addresses has no others.
@@ -290,6 +296,7 @@ impl IkeSa {
             (None, Some(trap)) => trap,
             (None, None) => ctx.ids.policy(),
         };
+        let raised = old.and_then(|old| old.raised.clone());
         let mut resource = old.map_or(agreed.resource, |old| old.resource.clone());
         // A rekeyed SA inherits the addresses of the one that it replaces.
         let (halves, leaving, retired) = match old {
@@ -329,6 +336,7 @@ impl IkeSa {
             peer_rekey: None,
             redundant_to: None,
             idle: Idle::new(ctx.now, config.inactivity),
+            raised: None,
             policy_stays: trap.is_some(),
             installed_at: ctx.now,
             rekey_at: ctx.soon_before(config.rekey_time, config.rand_time),
@@ -361,6 +369,7 @@ impl IkeSa {
             limits: child.config.limits,
             copy_df: child.config.copy_df,
             copy_dscp: child.config.copy_dscp,
+            tfc_padding: if agreed.takes_tfc { child.config.tfc_padding } else { 0 },
         };
         let telling = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::Actions(_)));
         if old.is_none() && (self.mobility.announced.len() > 1 || telling) {
@@ -369,6 +378,9 @@ impl IkeSa {
             self.tasks.push_back(Task::Reconcile);
         }
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
+        if params.tfc_padding < child.config.tfc_padding {
+            info!(target: "CHD", "{} the peer takes no TFC padding, sending none", child.name());
+        }
         if outbound {
             self.outbound_only(child.place(), None);
         }
@@ -390,6 +402,7 @@ impl IkeSa {
                 worker: child.resource.worker,
             }),
         }
+        child.raised = raised.or_else(|| self.raised_with(&child)).or_else(|| self.raise(ctx, &child));
         let common = child.resource.shares && child.resource.worker.is_none();
         self.children.push(child);
         if common {
@@ -462,6 +475,7 @@ impl IkeSa {
         }
         let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);
+        let raised = child.raised.take();
         ctx.out.push_back(Output::DeactivateOutbound(id));
         if successor.is_none() {
             let (name, policy, trap) = (child.name(), child.policy, child.policy_stays);
@@ -470,6 +484,7 @@ impl IkeSa {
             }
             ctx.event(Event::ChildDown { child: name, reason: reason.to_string() });
         }
+        updown::lower(ctx, raised);
     }
 
     /// Deletes what a simultaneous rekeying has made superfluous.

@@ -12,10 +12,16 @@ pub(super) fn supported(conn: &Connection) -> Option<Payload> {
     (conn.childless != Childless::Never).then_some(Payload::Notify(notify))
 }
 
-/// Whether the initiator leaves the Child SA out, after what the responder has said.
-pub(super) fn wanted(conn: &Connection, answer: &[Payload]) -> Result<bool, IkeError> {
+/// Whether the initiator leaves the Child SA out, after what the responder has said. `needless` says that none is asked for
+/// now.
+pub(super) fn wanted(conn: &Connection, needless: bool, answer: &[Payload]) -> Result<bool, IkeError> {
     let supported = notify(answer, NotifyType::CHILDLESS_IKEV2_SUPPORTED).is_some();
+    let needless = needless && conn.childless != Childless::Never;
     match conn.childless {
+        _ if needless && supported => Ok(true),
+        _ if conn.children.is_empty() => {
+            Err(IkeError::Childless("our connection has no children, and the peer takes none without"))
+        }
         Childless::Never | Childless::Allow => Ok(false),
         Childless::Prefer => Ok(supported),
         Childless::Force if supported => Ok(true),

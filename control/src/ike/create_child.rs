@@ -220,7 +220,9 @@ impl IkeSa {
         answer.push(Payload::TsR(ts_local.clone()));
         answer.extend(resource.shares.then(|| resources::info(worker.map(|_| spi_in))));
         let mode = config.mode;
-        let agreed = Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote, joins, resource };
+        let takes_tfc = takes_tfc(payloads);
+        let agreed =
+            Agreed { config, mode, suite, spi_in, spi_out, ts_local, ts_remote, joins, resource, takes_tfc };
         let id = self.install_child(ctx, agreed, keymat, ExchangeInitiator::Peer, replaces);
         Ok((answer, id))
     }
@@ -573,6 +575,11 @@ fn spi_of(bytes: &[u8]) -> Option<Spi> {
     <[u8; 4]>::try_from(bytes).ok().map(u32::from_be_bytes).filter(|spi| *spi > 255).map(Spi)
 }
 
+/// Whether the peer has not said that it takes no padding after packets (RFC 7296 1.3.1).
+fn takes_tfc(payloads: &[Payload]) -> bool {
+    notify(payloads, NotifyType::ESP_TFC_PADDING_NOT_SUPPORTED).is_none()
+}
+
 type Shared = Option<mobikex_common::crypto::Secret>;
 
 /// Checks the peer's answer against our offer: nothing may come back that was not offered.
@@ -636,6 +643,7 @@ fn agree(offer: &ChildOffer, payloads: &[Payload]) -> Result<(Agreed, Shared), I
             offer.shares,
             notify(payloads, NotifyType::SA_RESOURCE_INFO),
         ),
+        takes_tfc: takes_tfc(payloads),
     };
     Ok((agreed, shared))
 }

@@ -30,7 +30,7 @@ use crate::config::{Connection, Method, MobikeX};
 const MAX_ROUNDS: u32 = 4;
 
 impl IkeSa {
-    /// Starts a new IKE SA. The first of `wanted` is negotiated in IKE_AUTH.
+    /// Starts a new IKE SA. The first of `wanted` is negotiated in IKE_AUTH; without any the IKE SA is alone, if both sides can.
     pub(super) fn initiate(
         ctx: &mut Ctx<'_>,
         conn: Arc<Connection>,
@@ -239,7 +239,7 @@ impl IkeSa {
         self.spi_r = spi_r;
         let supports_nat = self.conn.nat_traversal && self.detect_nat(payloads);
         self.agree_on_fragments(payloads);
-        self.childless = childless::wanted(&self.conn, payloads)?;
+        self.childless = childless::wanted(&self.conn, self.wanted.is_empty(), payloads)?;
         let State::InitSent(init) = &self.state else { return Ok(()) };
         let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.

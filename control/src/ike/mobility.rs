@@ -279,6 +279,7 @@ impl IkeSa {
                 ts_local: child.ts_local.clone(),
                 ts_remote: child.ts_remote.clone(),
             });
+            self.raise_again(ctx, id);
         }
     }
 

@@ -62,6 +62,7 @@ mod signature;
 mod starts;
 #[cfg(test)]
 mod testing;
+mod updown;
 mod versions;
 
 pub use auth::AuthenticatedPeer;
@@ -73,4 +74,5 @@ pub use output::{Alternate, ChildSaView, Event, IkeSaView, OuterView, Output};
 pub use path_table::{Health, PathView};
 pub use pools::{LeaseView, PoolView};
 pub use resources::ResourceView;
+pub use updown::{Run, Script};
 pub use versions::Version;

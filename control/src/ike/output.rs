@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use mobikex_common::addr::{AddressSet, Path};
 use mobikex_common::sa::{ChildSaId, ChildSaParams, Mode, PolicyId};
@@ -14,6 +15,7 @@ pub use super::addresses::{Alternate, OuterView};
 use super::internal::Given;
 use super::path_table::PathView;
 pub use super::resources::ResourceView;
+use super::updown::Script;
 use super::versions::Version;
 use crate::dissect::IkeKeys;
 
@@ -112,6 +114,13 @@ pub enum Output {
         servers: Vec<IpAddr>,
         /// Domains to search.
         domains: Vec<String>,
+    },
+    /// A script is told that a Child SA has begun or ended, after all others of the same turn. It may take a while.
+    RunScript {
+        /// It has begun.
+        up: bool,
+        /// The script.
+        script: Arc<Script>,
     },
     /// The keys of a new IKE SA, for those who want to read a capture. Only after [`super::Endpoint::save_keys`].
     SaveKeys(Box<IkeKeys>),

@@ -53,6 +53,76 @@ fn rfc6023_ike_sas_without_a_first_child() {
     }
 }
 
+#[test]
+fn rfc6023_a_connection_without_children_is_an_ike_sa_alone() {
+    use Childless::{Allow, Force, Never, Prefer};
+    let alone = |me: usize, childless: Childless| {
+        changed(config(me), |c| {
+            (c.childless, c.dpd_delay) = (childless, 10 * SECOND);
+            (c.local_addrs, c.reauth_time, c.over_time) = (vec![AddrPattern::Any], 600 * SECOND, 60 * SECOND);
+            c.children.clear();
+        })
+    };
+    for (ours, theirs) in [(Allow, Allow), (Prefer, Force), (Force, Prefer)] {
+        let mut b = alone(1, theirs);
+        b.connections[0].remote_addrs = vec![AddrPattern::Any];
+        let mut pair = Pair::with(20, alone(0, ours), b);
+        let one = |pair: &Pair| {
+            for host in 0..2 {
+                let views = pair.views(host);
+                assert_eq!(views.iter().filter(|v| v.state == "ESTABLISHED").count(), 1, "{views:#?}");
+                assert!(views.iter().all(|v| v.children.is_empty()));
+            }
+        };
+        pair.up(0);
+        pair.advance(2 * SECOND);
+        one(&pair);
+        assert_eq!(exchanges(&pair, ExchangeType::CREATE_CHILD_SA), 0);
+        pair.up(0);
+        pair.rekey(0, None);
+        pair.advance(10 * SECOND);
+        pair.rekey(1, None);
+        pair.advance(10 * SECOND);
+        one(&pair);
+        pair.replace_all(0, "192.0.2.77");
+        pair.advance(60 * SECOND);
+        one(&pair);
+        assert_eq!(pair.views(1)[0].remote.ip(), ip("192.0.2.77"));
+        // A new proof is alone as well.
+        let before = pair.views(0)[0].spi_i;
+        pair.advance(620 * SECOND);
+        one(&pair);
+        assert_ne!(pair.views(0)[0].spi_i, before);
+        pair.down(1, None);
+        pair.advance(SECOND);
+        pair.assert_nothing_is_left();
+    }
+    // A peer that wants a Child SA has an IKE SA without.
+    let mut pair = Pair::with(21, config(0), alone(1, Allow));
+    pair.up(0);
+    pair.advance(2 * SECOND);
+    assert!(
+        pair.story(0).contains("CHILD_SA net failed: the peer answered TS_UNACCEPTABLE"),
+        "{}",
+        pair.story(0)
+    );
+    assert!(pair.views(0)[0].state == "ESTABLISHED" && pair.hosts[1].children.is_empty());
+    // One that takes no IKE SA alone gets none.
+    let mut pair = Pair::with(22, alone(0, Allow), changed(config(1), |c| c.childless = Never));
+    pair.up(0);
+    pair.advance(40 * SECOND);
+    pair.assert_nothing_is_left();
+    assert!(pair.story(0).contains("our connection has no children"), "{}", pair.story(0));
+    // Nobody answers: it is tried again as often as any other.
+    let mut never = alone(0, Allow);
+    never.connections[0].keyingtries = 3;
+    let mut pair = Pair::with(23, never, config(1));
+    pair.cut(true);
+    pair.up(0);
+    pair.advance(3600 * SECOND);
+    assert_eq!(pair.story(0).matches("the peer does not answer").count(), 3, "{}", pair.story(0));
+}
+
 /// Two children, `net` and `lab`.
 fn two(me: usize) -> Config {
     changed(config(me), |c| {

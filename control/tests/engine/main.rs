@@ -22,6 +22,7 @@ mod pair;
 mod resources;
 #[cfg(feature = "aws-lc")]
 mod shapes;
+mod updown;
 #[allow(dead_code)] // What only the tests of mobility need.
 #[path = "../mobility/world.rs"]
 mod world;

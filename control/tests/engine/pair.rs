@@ -147,6 +147,7 @@ impl Pair {
         for host in 0..2 {
             assert!(self.views(host).is_empty(), "host {host}: {:#?}", self.views(host));
             assert!(self.hosts[host].children.is_empty(), "host {host} left Child SAs behind");
+            assert!(self.hosts[host].raised.is_empty(), "host {host} left scripts without an end");
         }
     }
 

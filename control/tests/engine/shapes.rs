@@ -316,7 +316,8 @@ fn loads_without(name: &str, text: &str, options: &[&str]) -> Config {
 fn gateways_of_two_networks() {
     let text = loads("net2net-psk", NET_TO_NET_PSK).describe();
     assert!(text.contains("10.1.0.0/16 === 10.2.0.0/16"), "{text}");
-    let text = loads_without("net2net-cert", NET_TO_NET_CERT, &["updown"]).describe();
+    let text = loads("net2net-cert", NET_TO_NET_CERT).describe();
+    assert!(text.contains("up and down are told to: /usr/local/libexec/ipsec/_updown iptables"), "{text}");
     assert!(text.contains("we are moon.example.org by signature"), "{text}");
 }
 
@@ -331,7 +332,7 @@ fn roadwarriors_and_their_gateways() {
 
 #[test]
 fn a_host_with_two_uplinks() {
-    assert!(loads_without("mobike", TWO_UPLINKS, &["hostaccess = yes", "updown"]).connections[0].mobike);
+    assert!(loads_without("mobike", TWO_UPLINKS, &["hostaccess = yes"]).connections[0].mobike);
 }
 
 #[test]

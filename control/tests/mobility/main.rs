@@ -13,6 +13,7 @@ mod path_test;
 mod puppet;
 mod rfc4555;
 mod schedule;
+mod tfc;
 mod world;
 
 use std::time::Duration;

@@ -106,9 +106,14 @@ impl Model {
                     params.name
                 );
             }
-            for sa in world.hosts[host].endpoint.ike_sas(world.now) {
-                self.check_sa(world, host, &sa);
-            }
+            let sas = world.hosts[host].endpoint.ike_sas(world.now);
+            sas.iter().for_each(|sa| self.check_sa(world, host, sa));
+            let live = sas.iter().flat_map(|sa| &sa.children).filter(|c| c.state != "DELETED").count();
+            let raised = world.hosts[host].raised.len();
+            assert!(
+                raised <= live && (raised > 0) == (live > 0),
+                "host {host}: {raised} scripts for {live} SAs"
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mobikex::ike::{ChildEvent, Output};
@@ -155,6 +156,15 @@ impl World {
             Output::WatchTraffic(children) => host.watched = Some(children),
             Output::WatchWorkers { child, workers } => {
                 host.watched_workers.extend(workers.into_iter().map(|worker| (child, worker)));
+            }
+            Output::RunScript { up, script } => {
+                let known = host.raised.iter().position(|raised| Arc::ptr_eq(raised, &script));
+                match known {
+                    None if up => host.raised.push(Arc::clone(&script)),
+                    Some(index) if !up => drop(host.raised.remove(index)),
+                    _ => panic!("a script is told of {} out of turn", script.child),
+                }
+                host.told.push((up, script));
             }
             Output::SaveKeys(keys) => host.keys.push(*keys),
             Output::CountPaths(children) => {

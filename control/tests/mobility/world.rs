@@ -10,11 +10,12 @@ mod verdicts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mobikex::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret};
 use mobikex::dissect::IkeKeys;
-use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, LocalAddress};
+use mobikex::ike::{AddressAction, ChildEvent, Command, Endpoint, Event, LocalAddress, Script};
 use mobikex_common::sa::{ChildSaId, ChildSaParams, PolicyId};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -83,6 +84,10 @@ pub struct Host {
     pub vips: BTreeSet<IpAddr>,
     /// DNS servers that its peer has named.
     pub resolvers: Vec<IpAddr>,
+    /// What scripts were told.
+    pub told: Vec<(bool, Arc<Script>)>,
+    /// Scripts that were told of a beginning and not yet of the end.
+    pub raised: Vec<Arc<Script>>,
     config: Config,
     packets: Packets,
     /// Packets that the packet path would have sent, for the probes' pace.
@@ -203,6 +208,8 @@ impl Host {
             keys: Vec::new(),
             vips: BTreeSet::new(),
             resolvers: Vec::new(),
+            told: Vec::new(),
+            raised: Vec::new(),
             packets: Packets::default(),
             count: 0,
             sending: true,
@@ -218,8 +225,11 @@ impl World {
     pub fn with(seed: u64, configs: [Config; 2], addresses: [&[&str]; 2]) -> Self {
         let now = Instant::now();
         let mut index = 0;
-        let hosts = configs.map(|config| {
+        let hosts = configs.map(|mut config| {
             index += 1;
+            // Scripts are told of everything, so that every test shows whether they are told well.
+            let children = config.connections.iter_mut().flat_map(|conn| &mut conn.children);
+            children.for_each(|child| child.updown = Some("true".into()));
             let addresses = addresses[index - 1].iter().map(|a| ip(a)).collect();
             Host::new(now, config, seed_of(seed, index, 0), addresses)
         });

@@ -17,6 +17,7 @@ pub use batch::{
     BATCH, HEADROOM, LANES, MESSAGES, Meta, PASS_READ, PASS_SEND, Place, RecvBatch, SendBatch, SendSlot,
 };
 pub use raw::RawEspSocket;
+pub use sys::kill_group;
 pub use tun::{TUN_READ, Tun, TunOffload, TunQueue};
 pub use udp::{UdpSocket, path_mtu};
 

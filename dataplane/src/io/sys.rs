@@ -197,6 +197,16 @@ pub(super) fn set_nonblocking(fd: RawFd) -> io::Result<()> {
     }
 }
 
+/// Kills a process and all others of the group that it leads. It must not have been waited for: its number is its own until
+/// then.
+pub fn kill_group(leader: u32) -> io::Result<()> {
+    // 0 would be the caller's own group.
+    let leader = libc::pid_t::try_from(leader).ok().filter(|leader| *leader > 1);
+    let leader = leader.ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: the call takes integers only.
+    check(unsafe { libc::killpg(leader, libc::SIGKILL) })
+}
+
 /// Moves the calling thread into a network namespace of its own.
 #[cfg(test)]
 pub(crate) fn enter_new_network() -> io::Result<()> {

@@ -27,6 +27,7 @@ pub struct OutboundSa {
     esn: bool,
     copy_df: bool,
     copy_dscp: CopyDscp,
+    tfc_padding: u16,
     limits: Limits,
     addresses: Arc<Addresses>,
     /// A bit for each worker whose next packet shall be reported. Hardly ever written.
@@ -62,6 +63,8 @@ impl OutboundSa {
             esn: suite.esn,
             copy_df: params.copy_df,
             copy_dscp: params.copy_dscp,
+            // A receiver finds the end of the packet by its length, which transport mode does not have inside.
+            tfc_padding: if params.mode == Mode::Tunnel { params.tfc_padding } else { 0 },
             limits: limits(params),
             addresses,
             asking: Default::default(),
@@ -199,6 +202,11 @@ impl OutboundSa {
 
     pub(crate) fn copy_dscp(&self) -> CopyDscp {
         self.copy_dscp
+    }
+
+    /// Octets to which inner packets are padded where their path takes so many; 0 is not at all.
+    pub(crate) fn tfc_padding(&self) -> usize {
+        self.tfc_padding.into()
     }
 
     /// Whether what it may carry is bounded.

@@ -34,6 +34,8 @@ use crate::upcall::Upcall;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const UDP: usize = 8;
+/// The least that a path of IPv6 takes.
+const IPV6_MTU: usize = 1280;
 
 /// A lane of the send batch is a socket and a setting of DF.
 const LANE_RAW: usize = 1;
@@ -214,6 +216,10 @@ struct Unit<'a, 's> {
     redundant: bool,
     /// The outer packets must not be fragmented.
     whole: bool,
+    /// Octets that TFC padding makes of shorter packets (RFC 4303 2.7).
+    padded: usize,
+    /// Packets of which so many are sealed together.
+    block: usize,
 }
 
 /// One packet of a unit.
@@ -226,9 +232,14 @@ struct One {
 }
 
 impl<'s> Unit<'_, 's> {
+    /// Octets of the plaintext of a packet, padding for TFC included.
+    fn text(&self, index: usize) -> usize {
+        (self.segments.len(index) - self.frame.skip).max(self.padded)
+    }
+
     /// Octets of the ESP packets around packets `range`.
     fn sealed(&self, range: Range<usize>) -> usize {
-        let one = |index| self.sa.sealed_len(self.segments.len(index) - self.frame.skip);
+        let one = |index| self.sa.sealed_len(self.text(index));
         // All but the last have the length of the first.
         match range.end.checked_sub(1).filter(|last| *last >= range.start) {
             Some(last) => one(range.start) * (last - range.start) + one(last),
@@ -297,8 +308,21 @@ impl Out {
         let scheduler = set.set().scheduler;
         let redundant = scheduler == Scheduler::Redundant && sa.mode() == Mode::Tunnel;
         let flow_hash = paths::flow_hash(&packet);
-        let mut unit =
-            Unit { index, packet, segments, sa, set, frame, flow_hash, assigned: None, redundant, whole };
+        let (assigned, padded, block) = (None, 0, BLOCK);
+        let mut unit = Unit {
+            index,
+            packet,
+            segments,
+            sa,
+            set,
+            frame,
+            flow_hash,
+            assigned,
+            redundant,
+            whole,
+            padded,
+            block,
+        };
         if set.assigns_flows() && sa.mode() == Mode::Tunnel {
             unit.assigned = shared.flows.place(set, flow_hash, unit.sealed(0..count), now.ms);
         }
@@ -319,13 +343,21 @@ impl Out {
                 return Err(all(DropReason::OutTooBig));
             }
         }
+        if sa.tfc_padding() > 0 {
+            let turns = set.sending().filter(|_| apart);
+            let ways = std::iter::once(chosen).chain(unit.copies(chosen, &traffic)).chain(turns);
+            let padded = self.padded(sa, ways.map(|way| way.path), around);
+            // Few octets may become many, which have to fit the batch.
+            unit.block = (PASS_SEND / sa.sealed_len(padded)).clamp(1, BLOCK);
+            unit.padded = padded;
+        }
         let admitted = sa.admit(count, unit.segments.longest());
         report(shared, sa.id(), sa.take_events());
         let admitted = admitted.map_err(all)?;
         let copies = if redundant { set.sending_len().clamp(1, BATCH) } else { 1 };
         let (mut sealed, mut result) = (0, Ok(()));
         while sealed < admitted && result.is_ok() {
-            let block = sealed..admitted.min(sealed + (MESSAGES / copies).min(BLOCK));
+            let block = sealed..admitted.min(sealed + (MESSAGES / copies).min(unit.block));
             sealed = block.end;
             if !self.batch.fits(block.len(), copies, unit.sealed(block.clone())) {
                 self.send(reads, around);
@@ -347,6 +379,26 @@ impl Out {
             return Err((DropReason::OutHardLimit, count - admitted));
         }
         result
+    }
+
+    /// The length that padding gives to the packets of an SA: what is wished for, as far as each of these paths takes it whole.
+    fn padded<'p>(
+        &mut self,
+        sa: &OutboundSa,
+        paths: impl Iterator<Item = &'p WeightedPath>,
+        around: &Around<'_>,
+    ) -> usize {
+        let fits = paths.map(|way| {
+            let Path { local, remote } = way.path;
+            let known = self.mtus.get(local, remote, around.now.ms).or_else(|| {
+                let mtu = path_mtu(local.ip(), remote, way.device, around.shared.mark).ok()?;
+                self.mtus.learn(local, remote, mtu, around.now.ms);
+                Some(mtu.into())
+            });
+            // Where nobody knows, any path of IPv6 takes so much (RFC 8200 5).
+            sa.max_payload(known.unwrap_or(IPV6_MTU).saturating_sub(outer_len(&way.path, way.encap)))
+        });
+        fits.fold(sa.tfc_padding(), usize::min)
     }
 
     /// Seals packets `range` of a unit, for the path `way` or each for one of its own.
@@ -439,10 +491,15 @@ impl Out {
         let One { index, apart, waits } = one;
         let Self { batch, ivs, parked, .. } = self;
         let first = lane(around.sockets, chosen.path).ok_or(DropReason::OutNoPath)?;
-        let text = segments.len(index) - frame.skip;
+        let text = unit.text(index);
         let len = sa.sealed_len(text);
         let out = batch.reserve(len).ok_or(DropReason::OutSend)?;
         segments.write(index, frame.skip, &mut out[sa.text_offset()..]);
+        if unit.padded > 0 {
+            // What an earlier packet has left in the buffer is nobody's to see.
+            let begin = sa.text_offset();
+            out[begin + segments.len(index) - frame.skip..begin + text].fill(0);
+        }
         esp::seal_in_place(sa, number, frame, text, out, ivs)?;
         let df = if unit.whole { LANE_DF } else { 0 };
         let slot = |path: &WeightedPath| {

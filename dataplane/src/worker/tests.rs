@@ -2,6 +2,7 @@
 //! system's own IP stack sends on one side must come out on the other.
 
 mod offload;
+mod padding;
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::process::Command;
@@ -303,6 +304,7 @@ fn params(
         limits: VolumeLimits::default(),
         copy_df: true,
         copy_dscp: CopyDscp::Out,
+        tfc_padding: 0,
     }
 }
 

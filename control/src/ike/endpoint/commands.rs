@@ -21,7 +21,7 @@ pub enum Command {
     Up {
         /// Connection name.
         connection: String,
-        /// Child name; all with `start_action = start`, or the first, if absent.
+        /// Child name; all with `start_action = start`, or the first, if absent. Of a connection without children the IKE SA.
         child: Option<String>,
     },
     /// Take a connection down, or one child of it.

@@ -348,6 +348,13 @@ impl Endpoint {
         self.sas.is_empty()
     }
 
+    /// Forgets all SAs without a word to the peers.
+    pub fn abandon(&mut self, now: Instant) {
+        for id in self.sas.ids() {
+            self.with_sa::<()>(now, id, |sa, ctx| Err(sa.close(ctx, "shutting down", false)));
+        }
+    }
+
     /// Runs `work` on one SA with everything that it may touch, then carries out what it asked for.
     pub(super) fn with_sa<R>(
         &mut self,
@@ -426,8 +433,10 @@ impl Endpoint {
         *tries += 1;
         if limit == 0 || *tries < limit {
             info!(target: "IKE", "{reason}, trying again ({tries}/{limit})");
-            for name in first.into_iter().chain(sa.wanted.iter().cloned()) {
-                let command = Command::Up { connection: sa.conn.name.clone(), child: Some(name) };
+            let names = first.into_iter().chain(sa.wanted.iter().cloned()).map(Some);
+            let alone = sa.conn.children.is_empty().then_some(None);
+            for child in names.chain(alone) {
+                let command = Command::Up { connection: sa.conn.name.clone(), child };
                 if let Err(error) = self.handle_command(now, command) {
                     info!(target: "IKE", "{error}");
                 }

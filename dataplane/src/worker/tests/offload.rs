@@ -16,7 +16,7 @@ use crate::io::{LANES, SendBatch, SendSlot};
 
 impl Net {
     /// Sends `octets` octets over TCP from the first site to the second; each must arrive, in its place.
-    fn stream(&self, inner: [&str; 2], octets: usize) {
+    pub(super) fn stream(&self, inner: [&str; 2], octets: usize) {
         let [from, to] = inner.map(|addr| SocketAddr::new(addr.parse::<IpAddr>().unwrap(), 0));
         let listener = self.namespaces[1].run(move || TcpListener::bind(to)).unwrap();
         let target = listener.local_addr().unwrap();
@@ -44,7 +44,7 @@ impl Net {
 const MIB: usize = 1 << 20;
 
 /// What TCP repeats needlessly, as on a slow machine or where paths overtake each other, may come after its SA is gone.
-const LATE: &[DropReason] = &[DropReason::InNoSa];
+pub(super) const LATE: &[DropReason] = &[DropReason::InNoSa];
 
 /// Every mixture of sites with and without offloads carries the same octets, and with them the system sees few packets.
 #[test]
