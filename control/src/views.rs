@@ -11,7 +11,7 @@ use mobikex_common::ts::TrafficSelector;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, Method};
 use crate::ike::{
     ChildSaView, Given, IkeCounters, IkeSaView, LeaseView, PathView, PoolView, ResourceView, Version,
 };
@@ -117,6 +117,13 @@ fn write_ike_sa(
     let eap = sa.remote_eap_id.as_ref().map(|id| format!(" EAP: '{id}'")).unwrap_or_default();
     let theirs = vips(&sa.remote_vips);
     writeln!(f, "  remote '{}' @ {}[{}]{eap}{theirs}", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    for (whose, rounds) in [("local", &sa.local_rounds), ("remote", &sa.remote_rounds)] {
+        // One has been shown already.
+        if rounds.len() > 1 {
+            let shown: Vec<_> = rounds.iter().map(ToString::to_string).collect();
+            writeln!(f, "  {whose} rounds: {}", shown.join(", "))?;
+        }
+    }
     sa.given.iter().try_for_each(|given| write_given(f, given))?;
     if sa.mobike != Version::None {
         let alternates: Vec<_> = sa.alternates.iter().map(ToString::to_string).collect();
@@ -296,8 +303,14 @@ fn write_connection(out: &mut String, conn: &Connection) -> fmt::Result {
     if !conn.pools.is_empty() {
         writeln!(out, "  pools:  {}", conn.pools.join(" "))?;
     }
-    for (side, round) in [("local", &conn.local), ("remote", &conn.remote)] {
-        writeln!(out, "  {side} pre-shared key authentication:")?;
+    let sides = conn.locals().map(|round| ("local", round));
+    for (side, round) in sides.chain(conn.remotes().map(|round| ("remote", round))) {
+        let method = match &round.method {
+            Method::Psk => "pre-shared key".to_string(),
+            Method::Pubkey(_) => "public key".to_string(),
+            Method::Eap(kinds) => join(kinds, " "),
+        };
+        writeln!(out, "  {side} {method} authentication:")?;
         if let Some(id) = &round.id {
             writeln!(out, "    id: {id}")?;
         }
@@ -453,6 +466,8 @@ mod tests {
             local_id: Some("moon".into()),
             remote_id: Some("sun".into()),
             remote_eap_id: None,
+            local_rounds: vec![],
+            remote_rounds: vec![],
             remote_vips: vec![],
             given: None,
             suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),
