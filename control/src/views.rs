@@ -536,6 +536,51 @@ branch: DOWN, IKEv2
     }
 
     #[test]
+    fn several_rounds_of_authentication_are_shown_and_one_is_not() {
+        use crate::ike::RoundView;
+        let round =
+            |id: &str, by, eap: Option<&str>| RoundView { id: id.into(), eap_id: eap.map(Into::into), by };
+        let mut sas = sas();
+        sas.ike[0].local_rounds = vec![round("moon", "a signature", None)];
+        assert_eq!(sas.to_string(), self::sas().to_string());
+        let theirs = vec![round("host", "a signature", None), round("sun", "EAP", Some("carol"))];
+        (sas.ike[0].remote_eap_id, sas.ike[0].remote_rounds) = (Some("carol".into()), theirs);
+        let shown = sas.to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[2], "  remote 'sun' @ 192.0.2.2[4500] EAP: 'carol'");
+        assert_eq!(lines[3], "  remote rounds: 'host' by a signature, 'sun' by EAP as 'carol'");
+        let data = sas.data();
+        assert_eq!(
+            data["ike_sas"][0]["local_rounds"],
+            json!([{ "id": "moon", "eap_id": null, "by": "a signature" }])
+        );
+        assert_eq!(data["ike_sas"][0]["remote_rounds"][1]["eap_id"], "carol");
+    }
+
+    #[test]
+    fn connections_show_each_round() {
+        let text = "connections { home { remote_addrs = 192.0.2.2
+              local { auth = psk }
+              remote-1 { auth = psk
+                id = host }
+              remote-2 { auth = eap-mschapv2
+                id = sun }
+              children { net { remote_ts = 10.2.0.0/16 } } } }
+            secrets { ike { secret = x }
+              eap-sun { id = sun
+                secret = y } }";
+        let shown = connections_text(&crate::config::parse_str("test", text).unwrap());
+        let rounds = "\
+  local pre-shared key authentication:
+  remote pre-shared key authentication:
+    id: host
+  remote EAP_MSCHAPV2 authentication:
+    id: sun
+";
+        assert!(shown.contains(rounds), "{shown}");
+    }
+
+    #[test]
     fn pools_show_their_leases_where_they_are_asked_for() {
         let addrs = crate::config::AddressRange {
             start: "10.3.0.1".parse().unwrap(),

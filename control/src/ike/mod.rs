@@ -57,6 +57,8 @@ mod resources;
 mod responder;
 mod roles;
 mod rounds;
+#[cfg(test)]
+mod rounds_tests;
 mod routability;
 mod routes;
 mod rules;
