@@ -83,8 +83,8 @@ pub(super) fn check_support(conn: &Connection, payloads: &[Payload]) -> Result<(
     }
     let (ours, theirs) = (conn.locals().count(), conn.remotes().count());
     Err(IkeError::Authentication(format!(
-        "'{}' has {ours} rounds of 'local' and {theirs} of 'remote', but the peer has not announced that it can do more \
-         than one (MULTIPLE_AUTH_SUPPORTED, RFC 4739)",
+        "'{}' has several rounds of authentication ({ours} of 'local', {theirs} of 'remote'), but the peer has not announced \
+         that it can have more than one (MULTIPLE_AUTH_SUPPORTED, RFC 4739)",
         conn.name
     )))
 }

@@ -323,13 +323,14 @@ fn a_peer_that_has_not_announced_it_is_told_nothing() {
             c.connections[0].further_remote.clear();
         }
     };
-    let reason = "'home' has 2 rounds of 'local' and 1 of 'remote', but the peer has not announced";
+    let reason =
+        "several rounds of authentication (2 of 'local', 1 of 'remote'), but the peer has not announced";
     let mut pair = up(["pp", "p"], |me, c| alone(me, c, 1));
     refused(&mut pair, 0, reason);
     assert_eq!(pair.sent[0].len(), 1, "IKE_SA_INIT, and no identity after it");
     for rounds in [["pp", "p"], ["ep", "p"], ["p", "pp"]] {
         let mut pair = up(rounds, |me, c| alone(me, c, 0));
-        refused(&mut pair, 1, "but the peer has not announced that it can do more than one");
+        refused(&mut pair, 1, "but the peer has not announced that it can have more than one");
         let Some(answer) = pair.heard[0].last() else { panic!("it has an answer") };
         assert_eq!(answer, &[say(NotifyType::AUTHENTICATION_FAILED)]);
     }
