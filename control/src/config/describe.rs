@@ -148,7 +148,7 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
 /// How a side proves itself.
 fn write_rounds(out: &mut String, c: &Connection) -> fmt::Result {
     let own = |round: &AuthRound| round.id.as_ref().map_or("our address".to_string(), ToString::to_string);
-    let peer = |round: &AuthRound| round.id.as_ref().map_or("any identity".to_string(), ToString::to_string);
+    let peer = |round: &AuthRound| round.shown_id().unwrap_or_else(|| "any identity".to_string());
     let all_by_psk = c.locals().chain(c.remotes()).all(|round| round.method == Method::Psk);
     if all_by_psk && !c.has_rounds() {
         let (own, peer) = (own(&c.local), peer(&c.remote));

@@ -24,6 +24,14 @@ impl AuthRound {
     pub fn own_id(&self, local: IpAddr) -> Identification {
         self.id.clone().unwrap_or_else(|| Identification::from_ip(local))
     }
+
+    /// The identity as the operator has written it, a pattern too; `None` for any.
+    pub fn shown_id(&self) -> Option<String> {
+        let id = self.id.as_ref()?;
+        // What a peer says is never a pattern, so that one shows as octets where it is an identity.
+        let pattern = id.is_pattern().then(|| String::from_utf8(id.data.clone()).ok()).flatten();
+        Some(pattern.filter(|text| text.starts_with('*')).unwrap_or_else(|| id.to_string()))
+    }
 }
 
 impl Connection {

@@ -275,7 +275,7 @@ impl IkeSa {
             let wanted = wanted.map_or("%any".to_string(), ToString::to_string);
             let here = |c: &&Arc<Connection>| c.accepts(self.local.ip(), self.remote.ip());
             let configured = ctx.connections.iter().filter(here).take(MAX_CANDIDATES).map(|c| {
-                let theirs = c.remote.id.as_ref().map_or("%any".to_string(), ToString::to_string);
+                let theirs = c.remote.shown_id().unwrap_or_else(|| "%any".to_string());
                 format!("{} is '{}' and expects '{theirs}'", c.name, c.local.own_id(self.local.ip()))
             });
             let configured = configured.collect::<Vec<_>>().join(", ");

@@ -100,7 +100,7 @@ pub(super) fn check_end(conn: &Connection, done: usize, payloads: &[Payload]) ->
     let total = conn.remotes().count();
     match (conn.remotes().nth(done), follows(payloads)) {
         (Some(next), false) => {
-            let id = next.id.as_ref().map_or("anybody".to_string(), |id| format!("'{id}'"));
+            let id = next.shown_id().map_or("anybody".to_string(), |id| format!("'{id}'"));
             Err(IkeError::Authentication(format!(
                 "the peer ends after round {done} of {total}: '{}' also expects {id} by {}",
                 conn.name,
@@ -128,7 +128,7 @@ pub(super) fn in_round(conn: &Connection, number: usize, error: IkeError) -> Ike
 
 /// The identity that a round of the peer has to have.
 pub(super) fn check_id(round: &AuthRound, id: &Identification) -> Result<(), IkeError> {
-    match round.id.as_ref().filter(|want| !want.allows(id)) {
+    match round.shown_id().filter(|_| round.id.as_ref().is_some_and(|want| !want.allows(id))) {
         Some(expected) => {
             Err(IkeError::Authentication(format!("the peer is '{id}', the connection expects '{expected}'")))
         }
