@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 /// The documents, by the beginning of their rows' ids, with the heading on the page.
-const DOCUMENTS: [(&str, &str); 4] = [
+const DOCUMENTS: [(&str, &str); 5] = [
     ("4555", "RFC 4555: MOBIKE"),
     ("mx", "draft-mglt-ipsec-mm-mobikex-00: MOBIKE-X"),
     ("profile", "The project's profile of MOBIKE-X"),
     ("9611", "RFC 9611: Child SAs for single resources"),
+    ("4739", "RFC 4739: several rounds of authentication"),
 ];
 const CRATES: [&str; 3] = ["common", "dataplane", "control"];
 

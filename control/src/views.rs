@@ -11,7 +11,7 @@ use mobikex_common::ts::TrafficSelector;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::config::{Config, Connection};
+use crate::config::{Config, Connection, Method};
 use crate::ike::{
     ChildSaView, Given, IkeCounters, IkeSaView, LeaseView, PathView, PoolView, ResourceView, Version,
 };
@@ -117,6 +117,13 @@ fn write_ike_sa(
     let eap = sa.remote_eap_id.as_ref().map(|id| format!(" EAP: '{id}'")).unwrap_or_default();
     let theirs = vips(&sa.remote_vips);
     writeln!(f, "  remote '{}' @ {}[{}]{eap}{theirs}", id(&sa.remote_id), sa.remote.ip(), sa.remote.port())?;
+    for (whose, rounds) in [("local", &sa.local_rounds), ("remote", &sa.remote_rounds)] {
+        // One has been shown already.
+        if rounds.len() > 1 {
+            let shown: Vec<_> = rounds.iter().map(ToString::to_string).collect();
+            writeln!(f, "  {whose} rounds: {}", shown.join(", "))?;
+        }
+    }
     sa.given.iter().try_for_each(|given| write_given(f, given))?;
     if sa.mobike != Version::None {
         let alternates: Vec<_> = sa.alternates.iter().map(ToString::to_string).collect();
@@ -296,8 +303,14 @@ fn write_connection(out: &mut String, conn: &Connection) -> fmt::Result {
     if !conn.pools.is_empty() {
         writeln!(out, "  pools:  {}", conn.pools.join(" "))?;
     }
-    for (side, round) in [("local", &conn.local), ("remote", &conn.remote)] {
-        writeln!(out, "  {side} pre-shared key authentication:")?;
+    let sides = conn.locals().map(|round| ("local", round));
+    for (side, round) in sides.chain(conn.remotes().map(|round| ("remote", round))) {
+        let method = match &round.method {
+            Method::Psk => "pre-shared key".to_string(),
+            Method::Pubkey(_) => "public key".to_string(),
+            Method::Eap(kinds) => join(kinds, " "),
+        };
+        writeln!(out, "  {side} {method} authentication:")?;
         if let Some(id) = &round.id {
             writeln!(out, "    id: {id}")?;
         }
@@ -453,6 +466,8 @@ mod tests {
             local_id: Some("moon".into()),
             remote_id: Some("sun".into()),
             remote_eap_id: None,
+            local_rounds: vec![],
+            remote_rounds: vec![],
             remote_vips: vec![],
             given: None,
             suite: Some("IKE:AES_GCM_16_256/PRF_HMAC_SHA2_384/CURVE_25519".into()),
@@ -518,6 +533,51 @@ branch: DOWN, IKEv2
         let data = sas.data();
         assert_eq!(data["ike_sas"][0]["given"]["addresses"], json!(["10.3.0.1", "fd03::1"]));
         assert_eq!(data["ike_sas"][0]["remote_vips"], json!(["10.4.0.1"]));
+    }
+
+    #[test]
+    fn several_rounds_of_authentication_are_shown_and_one_is_not() {
+        use crate::ike::RoundView;
+        let round =
+            |id: &str, by, eap: Option<&str>| RoundView { id: id.into(), eap_id: eap.map(Into::into), by };
+        let mut sas = sas();
+        sas.ike[0].local_rounds = vec![round("moon", "a signature", None)];
+        assert_eq!(sas.to_string(), self::sas().to_string());
+        let theirs = vec![round("host", "a signature", None), round("sun", "EAP", Some("carol"))];
+        (sas.ike[0].remote_eap_id, sas.ike[0].remote_rounds) = (Some("carol".into()), theirs);
+        let shown = sas.to_string();
+        let lines: Vec<&str> = shown.lines().collect();
+        assert_eq!(lines[2], "  remote 'sun' @ 192.0.2.2[4500] EAP: 'carol'");
+        assert_eq!(lines[3], "  remote rounds: 'host' by a signature, 'sun' by EAP as 'carol'");
+        let data = sas.data();
+        assert_eq!(
+            data["ike_sas"][0]["local_rounds"],
+            json!([{ "id": "moon", "eap_id": null, "by": "a signature" }])
+        );
+        assert_eq!(data["ike_sas"][0]["remote_rounds"][1]["eap_id"], "carol");
+    }
+
+    #[test]
+    fn connections_show_each_round() {
+        let text = "connections { home { remote_addrs = 192.0.2.2
+              local { auth = psk }
+              remote-1 { auth = psk
+                id = host }
+              remote-2 { auth = eap-mschapv2
+                id = sun }
+              children { net { remote_ts = 10.2.0.0/16 } } } }
+            secrets { ike { secret = x }
+              eap-sun { id = sun
+                secret = y } }";
+        let shown = connections_text(&crate::config::parse_str("test", text).unwrap());
+        let rounds = "\
+  local pre-shared key authentication:
+  remote pre-shared key authentication:
+    id: host
+  remote EAP_MSCHAPV2 authentication:
+    id: sun
+";
+        assert!(shown.contains(rounds), "{shown}");
     }
 
     #[test]

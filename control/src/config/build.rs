@@ -4,29 +4,27 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use mobikex_common::addr::Scheduler;
-use mobikex_common::crypto::signature;
 use mobikex_common::proposal::{EspProposal, IkeProposal};
 use mobikex_common::sa::{CopyDscp, Mode};
 use mobikex_common::spi::MAX_SLOTS;
 use mobikex_common::wire::ike::Identification;
 
 use super::checks;
-use super::credentials::{self, Files, Places};
+use super::credentials::Files;
 use super::eap;
-use super::error::{Issues, Pos};
+use super::error::Issues;
 use super::fields::{Fields, choice};
 use super::model::{
-    AuthRound, Child, Childless, Config, Connection, DaemonSettings, DpdAction, Fragmentation, Method,
-    PskSecret, SendCert, StartAction, Unique,
+    AuthRound, Child, Childless, Config, Connection, DaemonSettings, DpdAction, Fragmentation, PskSecret,
+    SendCert, StartAction, Unique,
 };
 use super::multipath::{InterfacePolicy, MobikeX, Paths, ReturnRoutability};
 use super::pools;
-use super::schema::{
-    self, AUTH, CHILD, CONNECTION, DAEMON, INTERFACE, PATHS, ROOT, SECRET, SECRETS, SectionSpec, Support,
-};
+use super::rounds::{self, Places};
+use super::schema::{self, CHILD, CONNECTION, DAEMON, INTERFACE, PATHS, ROOT, SECRET, SECRETS, Support};
 use super::tree::Section;
 use super::values;
-use crate::credentials::{PubkeyRules, UnixSeconds};
+use crate::credentials::UnixSeconds;
 
 /// What the sections say; meaningful only while `issues` stays empty. After an error of the grammar whatever
 /// seems to be missing may just not have been read, so checks across options wait for a sound file.
@@ -61,7 +59,7 @@ pub(super) fn config(root: &Section, now: Option<UnixSeconds>, issues: &mut Issu
             }
         }
     }
-    let signs = |c: &Connection| c.local.may_need_certificates() || c.remote.may_need_certificates();
+    let signs = |c: &Connection| c.locals().chain(c.remotes()).any(AuthRound::may_need_certificates);
     if sound && (!of_files.is_empty() || config.connections.iter().any(signs)) {
         config.credentials = files.folders(&of_files, issues);
         if issues.is_empty() {
@@ -299,9 +297,7 @@ fn connection(
     if let Some(list) = f.list("pools", issues, |name| Ok(name.to_string())) {
         c.pools = list;
     }
-    let (local, remote);
-    (c.local, local) = auth(part, "local", files, sound, issues);
-    (c.remote, remote) = auth(part, "remote", files, sound, issues);
+    let places = rounds::read(part, &mut c, files, sound, issues);
     let children = named(&[part], "children");
     for child_part in operator_named(&children, "child", issues) {
         let fields = Fields::check(&[child_part], &CHILD, issues);
@@ -322,7 +318,7 @@ fn connection(
         checks::childless(&c, &f, issues);
     }
     checks::addresses(&c, &f, issues);
-    (c, Places { local, remote })
+    (c, places)
 }
 
 const SCHEDULERS: &[(&str, Scheduler)] = &[
@@ -383,64 +379,6 @@ fn proposals<T: std::str::FromStr<Err = String>>(
             .map(|one| vec![one])
             .map_err(|reason| format!("algorithms joined by '-', or default: {reason}")),
     }
-}
-
-fn auth(conn: &Section, side: &str, files: &Files, sound: bool, issues: &mut Issues) -> (AuthRound, Pos) {
-    let own = |section: &&Section| section.name.starts_with(side) && is_known(&CONNECTION, &section.name);
-    let rounds: Vec<&Section> = conn.sections.iter().filter(own).collect();
-    let Some(first) = rounds.first() else {
-        if sound {
-            let message = format!(
-                "connection '{}' has no section '{side}'; expected '{side} {{ auth = psk }}'",
-                conn.name
-            );
-            issues.push(conn.at, message);
-        }
-        return (AuthRound::default(), conn.at);
-    };
-    let mut parts = Vec::new();
-    for round in &rounds {
-        if round.name == first.name {
-            parts.push(*round);
-        } else {
-            let message = format!(
-                "a second round of authentication ('{}') is not available in this version",
-                round.name
-            );
-            issues.push(round.at, message);
-        }
-    }
-    let f = Fields::check(&parts, &AUTH, issues);
-    let mut round = AuthRound { method: Method::Pubkey(PubkeyRules::default()), ..AuthRound::default() };
-    if f.raw("auth").is_none() && !signature::AVAILABLE {
-        let message =
-            format!("section '{}' has no 'auth', which means pubkey; expected 'auth = psk'", first.name);
-        issues.push(first.at, message);
-    }
-    f.set("auth", &mut round.method, issues, credentials::method);
-    let identity = if side == "local" { values::identity } else { values::pattern };
-    round.id = f.get("id", issues, identity).flatten();
-    f.set("eap_id", &mut round.eap_id, issues, eap::identity);
-    if f.raw("eap_id").is_some() && round.eap().is_none() {
-        issues.push(f.place("eap_id"), "found 'eap_id' beside an 'auth' that is not EAP");
-    }
-    if round.may_need_certificates() {
-        files.round(&parts, &f, &mut round, issues);
-    } else {
-        for option in
-            ["certs", "cacerts", "pubkeys", "revocation"].iter().filter(|name| f.raw(name).is_some())
-        {
-            issues.push(
-                f.place(option),
-                format!("found '{option}' beside 'auth = {}', which has no use for it", f.text("auth")),
-            );
-        }
-    }
-    (round, first.at)
-}
-
-fn is_known(spec: &SectionSpec, section: &str) -> bool {
-    schema::support(spec.sections, section) == Some(Support::Here)
 }
 
 const ACTIONS: &[(&str, StartAction)] = &[

@@ -4,7 +4,9 @@ use mobikex_common::sa::Mode;
 
 use super::error::Issues;
 use super::fields::Fields;
-use super::model::{AddrPattern, Child, Childless, Config, Connection, Method, StartAction, TsPattern};
+use super::model::{
+    AddrPattern, AuthRound, Child, Childless, Config, Connection, Method, PskSecret, StartAction, TsPattern,
+};
 use super::tree::Section;
 
 /// Address families: (IPv4, IPv6).
@@ -101,13 +103,14 @@ fn has_dynamic(patterns: &[TsPattern]) -> bool {
 /// for anybody, or one that names the peer's identity; if that is not fixed, any.
 pub(super) fn has_secret(config: &Config, part: &Section, issues: &mut Issues) {
     let Some(conn) = config.connection(&part.name) else { return };
-    if conn.local.method != Method::Psk && conn.remote.method != Method::Psk {
+    if conn.locals().chain(conn.remotes()).all(|round| round.method != Method::Psk) {
         return;
     }
-    let found = config.secrets.iter().any(|secret| match &conn.remote.id {
+    let fits = |secret: &PskSecret, round: &AuthRound| match &round.id {
         Some(id) => secret.ids.is_empty() || secret.ids.iter().any(|own| own.same(id) || id.allows(own)),
         None => true,
-    });
+    };
+    let found = config.secrets.iter().any(|secret| conn.remotes().any(|round| fits(secret, round)));
     if !found {
         let whose = conn.remote.id.as_ref().map_or_else(|| "its peer".to_string(), |id| format!("'{id}'"));
         let message = format!(

@@ -8,7 +8,8 @@ use mobikex_common::crypto::signature::{self, PublicKey};
 use super::error::{Issues, Pos};
 use super::fields::Fields;
 use super::lexer::Value;
-use super::model::{AuthRound, Config, Connection, Method};
+use super::model::{AuthRound, Config, Method};
+use super::rounds::Places;
 use super::schema::{FILE, FILE_SECRET};
 use super::tree::Section;
 use crate::credentials::{
@@ -173,15 +174,17 @@ impl Files {
     pub(super) fn settle(&self, config: &mut Config, places: &[Places], issues: &mut Issues) {
         let credentials = &config.credentials;
         for (conn, places) in config.connections.iter_mut().zip(places) {
-            if let Method::Pubkey(rules) = conn.local.method.clone() {
-                self.settle_local(credentials, conn, &rules, places.local, issues);
+            let locals = std::iter::once(&mut conn.local).chain(&mut conn.further_local);
+            for (round, at) in locals.zip(&places.local) {
+                if let Method::Pubkey(rules) = round.method.clone() {
+                    self.settle_local(credentials, round, &rules, *at, issues);
+                }
             }
-            if conn.remote.rules().is_some() {
-                let r = &conn.remote;
+            for (r, at) in conn.remotes().zip(&places.remote).filter(|(r, _)| r.rules().is_some()) {
                 let none = r.pubkeys.is_empty() && r.certs.is_empty() && r.cacerts.is_empty();
                 if none && credentials.authorities.is_empty() && credentials.certificates.is_empty() {
                     let message = "no CA is loaded that could vouch for the peer; expected one in the folder 'x509ca', or 'cacerts', 'certs' or 'pubkeys'";
-                    issues.push(places.remote, message);
+                    issues.push(*at, message);
                 }
             }
         }
@@ -190,12 +193,11 @@ impl Files {
     fn settle_local(
         &self,
         credentials: &Credentials,
-        conn: &mut Connection,
+        round: &mut AuthRound,
         rules: &PubkeyRules,
         at: Pos,
         issues: &mut Issues,
     ) {
-        let round = &mut conn.local;
         let has_key = |key: &PublicKey| credentials.key_for(key).is_some() && rules.takes_key(key.kind());
         if !round.pubkeys.is_empty() {
             if !round.pubkeys.iter().any(has_key) {
@@ -246,13 +248,6 @@ impl Files {
             issues.push(at, error.to_string());
         }
     }
-}
-
-/// Where the two sides of a connection stand.
-#[derive(Clone, Copy)]
-pub(super) struct Places {
-    pub(super) local: Pos,
-    pub(super) remote: Pos,
 }
 
 fn add(credentials: &mut Credentials, loaded: PrivateKeyFile) {

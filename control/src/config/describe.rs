@@ -87,18 +87,7 @@ fn write_config(out: &mut String, config: &Config) -> fmt::Result {
 
 fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
     writeln!(out, "connection {}: {} === {}", c.name, join(&c.local_addrs), join(&c.remote_addrs))?;
-    let own = c.local.id.as_ref().map_or_else(|| "our address".to_string(), ToString::to_string);
-    let peer = c.remote.id.as_ref().map_or_else(|| "any identity".to_string(), ToString::to_string);
-    match (&c.local.method, &c.remote.method) {
-        (Method::Psk, Method::Psk) => {
-            writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key")?
-        }
-        _ => {
-            let trusted = trusted(&c.remote);
-            let (ours, theirs) = (by(&c.local), by(&c.remote));
-            writeln!(out, "  we are {own} by {ours}, the peer must be {peer} by {theirs}{trusted}")?;
-        }
-    }
+    write_rounds(out, c)?;
     writeln!(out, "  IKE proposals {}", join(&c.proposals))?;
     let rekey = if c.rekey_time.is_zero() {
         "never rekeyed".to_string()
@@ -160,6 +149,25 @@ fn write_connection(out: &mut String, c: &Connection) -> fmt::Result {
 }
 
 /// How a side proves itself.
+fn write_rounds(out: &mut String, c: &Connection) -> fmt::Result {
+    let own = |round: &AuthRound| round.id.as_ref().map_or("our address".to_string(), ToString::to_string);
+    let peer = |round: &AuthRound| round.shown_id().unwrap_or_else(|| "any identity".to_string());
+    let all_by_psk = c.locals().chain(c.remotes()).all(|round| round.method == Method::Psk);
+    if all_by_psk && !c.has_rounds() {
+        let (own, peer) = (own(&c.local), peer(&c.remote));
+        return writeln!(out, "  we are {own}, the peer must be {peer}, both by pre-shared key");
+    }
+    let ours: Vec<_> = c.locals().map(|round| format!("{} by {}", own(round), by(round))).collect();
+    let judged = |round: &AuthRound| format!("{} by {}{}", peer(round), by(round), trusted(round));
+    let theirs: Vec<_> = c.remotes().map(judged).collect();
+    let then = "; and then ";
+    if !c.has_rounds() {
+        return writeln!(out, "  we are {}, the peer must be {}", ours.join(then), theirs.join(then));
+    }
+    writeln!(out, "  we are {}", ours.join(then))?;
+    writeln!(out, "  the peer must be {}", theirs.join(then))
+}
+
 fn by(round: &AuthRound) -> String {
     match &round.method {
         Method::Psk => "pre-shared key".to_string(),

@@ -5,9 +5,9 @@ use std::fmt;
 use mobikex_common::wire::ike::Identification;
 use serde::{Serialize, Serializer};
 
-use super::credentials::Places;
 use super::error::{Issues, Pos};
 use super::model::{AuthRound, Config, Method, PskSecret};
+use super::rounds::Places;
 use crate::credentials::Credentials;
 use crate::eap::{Kind, MAX_IDENTITY, NtHash, identification, name_of};
 
@@ -140,26 +140,27 @@ pub(super) fn settle(config: &mut Config, places: &[Places], issues: &mut Issues
     let Config { connections, credentials, eap_secrets, .. } = config;
     for (conn, places) in connections.iter_mut().zip(places) {
         let alone = conn.local.eap().is_some() && conn.remote.eap().is_some();
-        let ours = has_certificate(credentials, &conn.local);
-        let trusts = !credentials.authorities.is_empty()
-            || !credentials.certificates.is_empty()
-            || !conn.remote.cacerts.is_empty();
-        let name = conn.local.id.as_ref().map(|id| conn.local.eap_name(id));
-        let ours_known = match (&conn.local.eap_id, name) {
-            (EapId::Name(name), _) => find_eap_secret(eap_secrets, name.as_bytes(), true).is_some(),
-            (_, Some(name)) => find_eap_secret(eap_secrets, &name, true).is_some(),
-            (_, None) => !eap_secrets.is_empty(),
-        };
+        // A server of TLS is who the responder is in its first round.
+        let (server, judges) = (has_certificate(credentials, &conn.local), !conn.remote.cacerts.is_empty());
         let anybody = eap_secrets.iter().any(|secret| !secret.ids.is_empty());
-        for (round, password, at) in
-            [(&mut conn.local, ours_known, places.local), (&mut conn.remote, anybody, places.remote)]
-        {
+        let loaded = !credentials.authorities.is_empty() || !credentials.certificates.is_empty();
+        let mut sides = Vec::new();
+        for round in std::iter::once(&mut conn.local).chain(&mut conn.further_local).zip(&places.local) {
+            let password = knows_password(eap_secrets, round.0);
+            let tls = has_certificate(credentials, round.0) && (loaded || judges);
+            sides.push((round, password, tls));
+        }
+        for round in std::iter::once(&mut conn.remote).chain(&mut conn.further_remote).zip(&places.remote) {
+            let tls = server && (loaded || !round.0.cacerts.is_empty());
+            sides.push((round, anybody, tls));
+        }
+        for ((round, at), password, tls) in sides {
             let Method::Eap(kinds) = &mut round.method else { continue };
             let possible: Vec<Kind> = kinds
                 .iter()
                 .copied()
                 .filter(|kind| match kind {
-                    Kind::Tls => ours && trusts,
+                    Kind::Tls => tls,
                     Kind::Mschapv2 => password && !alone,
                 })
                 .collect();
@@ -175,10 +176,19 @@ pub(super) fn settle(config: &mut Config, places: &[Places], issues: &mut Issues
                         "found EAP without a secret that it could use; expected one in 'secrets { eap-NAME { id = ...  secret = ... } }'"
                     }
                 };
-                issues.push(at, lacks);
+                issues.push(*at, lacks);
             }
             *kinds = possible;
         }
+    }
+}
+
+/// Whether there is a password for a round of ours.
+fn knows_password(secrets: &[EapSecret], round: &AuthRound) -> bool {
+    match (&round.eap_id, &round.id) {
+        (EapId::Name(name), _) => find_eap_secret(secrets, name.as_bytes(), true).is_some(),
+        (_, Some(id)) => find_eap_secret(secrets, &round.eap_name(id), true).is_some(),
+        (_, None) => !secrets.is_empty(),
     }
 }
 

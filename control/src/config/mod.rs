@@ -16,6 +16,7 @@ mod lexer;
 mod model;
 mod multipath;
 mod pools;
+mod rounds;
 mod schema;
 mod tree;
 mod values;

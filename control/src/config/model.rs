@@ -260,7 +260,7 @@ pub enum Method {
     Eap(Vec<Kind>),
 }
 
-/// One side of the authentication.
+/// A round of one side's authentication.
 #[derive(Clone, Debug, PartialEq, Default, Serialize)]
 pub struct AuthRound {
     /// The identity: ours to show (default: our address, or the subject of our certificate), or the peer's to demand
@@ -392,8 +392,12 @@ pub struct Connection {
     pub pools: Vec<String>,
     /// Our side.
     pub local: AuthRound,
+    /// How we prove ourselves after that (RFC 4739).
+    pub further_local: Vec<AuthRound>,
     /// The peer's side.
     pub remote: AuthRound,
+    /// How the peer proves itself after that.
+    pub further_remote: Vec<AuthRound>,
     /// Child SAs, in the order of the file; at least one.
     pub children: Vec<Child>,
 }
@@ -429,7 +433,9 @@ impl Connection {
             vips: Vec::new(),
             pools: Vec::new(),
             local: AuthRound::default(),
+            further_local: Vec::new(),
             remote: AuthRound::default(),
+            further_remote: Vec::new(),
             children: Vec::new(),
         }
     }

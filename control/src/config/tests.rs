@@ -353,9 +353,19 @@ fn mistakes_in_values_say_where_and_what_instead() {
             "t.conf:2:43: found 'des-md5-modp768' for 'proposals'; expected algorithms joined by '-', or default: 'des' is not an algorithm that is available here",
         ),
         (
-            "local-2 { auth = psk }",
+            "local-2 {\n auth = psk\n round = last }",
             "",
-            "t.conf:3:1: a second round of authentication ('local') is not available in this version",
+            "t.conf:4:10: found 'last' for 'round'; expected a number from 0 to 4294967295",
+        ),
+        (
+            "remote-1 {\n auth = psk\n round = 2 }\nremote-2 {\n auth = psk\n round = 2 }",
+            "",
+            "t.conf:7:10: 'round = 2' of 'remote' is taken already, in t.conf:4",
+        ),
+        (
+            "local-1 { auth = psk }\nlocal-2 { auth = psk }\nlocal-3 { auth = psk }",
+            "",
+            "t.conf:5:1: section 'local' is round 4 of 'local'; expected at most 3",
         ),
         ("", "updown =", "t.conf:6:9: found no value for option 'updown'; expected one"),
         (
@@ -441,6 +451,60 @@ fn signatures_that_are_not_built_in_are_refused_with_their_line() {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("t.conf:3:") && found[0].contains("psk"), "{found:?}");
     }
+}
+
+#[test]
+fn rounds_stand_in_the_order_of_their_numbers_and_then_of_the_file() {
+    let ids = |rounds: Vec<&AuthRound>| -> Vec<String> {
+        rounds.iter().map(|round| round.id.as_ref().unwrap().to_string()).collect()
+    };
+    let text = |local: &str, remote: &str| {
+        format!(
+            "connections {{ home {{\n{local}\n{remote}\nchildren {{ k {{ }} }} }} }}\n\
+             secrets {{ ike {{ secret = x }}\n eap-carol {{ id = carol  secret = y }} }}\n"
+        )
+    };
+    let part = |name: &str, id: &str, more: &str| format!("{name} {{\n auth = psk\n id = {id}\n{more} }}\n");
+    let local = part("local-b", "b.example", "")
+        + &part("local-a", "a.example", "round = 7")
+        + &part("local", "c.example", "round = 2");
+    let remote = part("remote-1", "d.example", "") + &part("remote-2", "e.example", "");
+    let config = parse_str("t.conf", &text(&local, &remote)).unwrap();
+    let conn = &config.connections[0];
+    assert_eq!(ids(conn.locals().collect()), ["b.example", "c.example", "a.example"]);
+    assert_eq!(ids(conn.remotes().collect()), ["d.example", "e.example"]);
+    assert!(conn.has_rounds());
+    // Two sections of one name are one round, wherever they stand.
+    let local = "local { auth = psk }\nlocal-2 { auth = psk }\nlocal { id = b.example }\n";
+    let config = parse_str("t.conf", &text(local, "remote { auth = psk }")).unwrap();
+    assert_eq!(config.connections[0].locals().count(), 2);
+    assert_eq!(config.connections[0].local.id.as_ref().unwrap().to_string(), "b.example");
+    // What `check` shows, and what the status view has.
+    let remote = part("remote-1", "d.example", "") + "remote-2 { auth = eap-mschapv2  eap_id = %any }\n";
+    let config = parse_str("t.conf", &text("local { auth = psk  id = moon }", &remote)).unwrap();
+    let shown = config.describe();
+    assert!(shown.contains("\n  we are moon by pre-shared key\n"), "{shown}");
+    let theirs =
+        "the peer must be d.example by pre-shared key; and then any identity by EAP_MSCHAPV2 as %any";
+    assert!(shown.contains(theirs), "{shown}");
+    assert_eq!(
+        serde_json::to_value(&config).unwrap()["connections"][0]["further_remote"][0]["eap_id"],
+        "%any"
+    );
+    // A round is refused where it stands.
+    let remote = "remote { auth = psk }\nremote-2 { auth = eap-mschapv2 }";
+    let both = errors(&text("local { auth = psk }\nlocal-2 { auth = eap-mschapv2  eap_id = carol }", remote));
+    assert_eq!(both.len(), 1, "{both:?}");
+    assert!(
+        both[0].starts_with("t.conf:5:1: found EAP on both sides of a connection with several"),
+        "{both:?}"
+    );
+    let nobody = errors(&text(
+        "local { auth = psk }\nlocal-2 { auth = eap-mschapv2  eap_id = dave }",
+        "remote { auth = psk }",
+    ));
+    assert_eq!(nobody.len(), 1, "{nobody:?}");
+    assert!(nobody[0].starts_with("t.conf:3:1: found EAP without a secret"), "{nobody:?}");
 }
 
 /// The shape of a roadwarrior and its gateway; the certificates are those of the files' tests.

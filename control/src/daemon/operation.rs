@@ -202,6 +202,8 @@ mod tests {
             local_id: None,
             remote_id: None,
             remote_eap_id: None,
+            local_rounds: vec![],
+            remote_rounds: vec![],
             remote_vips: vec![],
             given: None,
             suite: None,

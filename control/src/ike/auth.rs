@@ -17,6 +17,7 @@ const CREDENTIAL_PAD: &[u8] = b"mobikex credential";
 
 /// An identity that has been proven, and by what; only `verify_psk` and `verify_signature` make one. Two are equal only
 /// when the same identity was proven by the same method and credential. Who has come by EAP is the user that it has proven.
+/// After several rounds (RFC 4739) it is the last one's, and equal only if those before it are.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthenticatedPeer {
     id: Identification,
@@ -25,6 +26,8 @@ pub struct AuthenticatedPeer {
     credential: Secret,
     /// What the peer calls itself in IKE, where EAP has proven the identity.
     in_ike: Option<Identification>,
+    /// What it has proven in the round before.
+    before: Option<Box<AuthenticatedPeer>>,
 }
 
 impl AuthenticatedPeer {
@@ -43,11 +46,24 @@ impl AuthenticatedPeer {
         self.in_ike.is_some().then_some(&self.id)
     }
 
+    /// Everything that it has proven, the first round first.
+    pub fn rounds(&self) -> Vec<&Self> {
+        let mut rounds: Vec<&Self> =
+            std::iter::successors(Some(self), |peer| peer.before.as_deref()).collect();
+        rounds.reverse();
+        rounds
+    }
+
+    /// The same peer, with what it has proven before.
+    pub(super) fn after(self, before: Option<Self>) -> Self {
+        Self { before: before.map(Box::new), ..self }
+    }
+
     /// The same peer as the user of EAP that its AUTH has shown it to be: its key is another one each time, what it has
     /// proven itself with is not.
     pub(super) fn in_eap(self, user: Identification, credential: &Secret) -> Self {
         let credential = prf::prf(Prf::HmacSha256, credential, &[CREDENTIAL_PAD, b" in EAP"]);
-        Self { id: user, method: self.method, credential, in_ike: Some(self.id) }
+        Self { id: user, method: self.method, credential, in_ike: Some(self.id), before: None }
     }
 }
 
@@ -98,7 +114,13 @@ pub(super) fn verify_psk(
     // `Secret` compares in constant time, and an empty value never equals a PRF output.
     if psk_auth(alg, secret, octets) == Secret::from(auth.data.clone()) {
         let credential = prf::prf(Prf::HmacSha256, secret, &[CREDENTIAL_PAD]);
-        Ok(AuthenticatedPeer { id: octets.id.clone(), method: auth.method, credential, in_ike: None })
+        Ok(AuthenticatedPeer {
+            id: octets.id.clone(),
+            method: auth.method,
+            credential,
+            in_ike: None,
+            before: None,
+        })
     } else {
         Err(IkeError::Authentication(format!(
             "the MAC of {} is wrong; do both sides have the same secret?",
@@ -130,7 +152,7 @@ pub(super) fn verify_signature(
     let scheme = good.ok_or_else(|| refused(format!("it is wrong for its key ({kind})")))?;
     info!(target: "IKE", "authentication of '{id}' with {scheme} successful");
     let credential = prf::prf(Prf::HmacSha256, key.spki(), &[CREDENTIAL_PAD]);
-    Ok(AuthenticatedPeer { id: id.clone(), method: auth.method, credential, in_ike: None })
+    Ok(AuthenticatedPeer { id: id.clone(), method: auth.method, credential, in_ike: None, before: None })
 }
 
 /// The secret for a pair of identities: one that names both beats one that names only the peer beats one that

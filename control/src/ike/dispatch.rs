@@ -34,7 +34,7 @@ pub(super) type Handled = Result<Result<(), Ignored>, Gone>;
 pub(super) fn permitted(state: &State, exchange: ExchangeType, response: bool) -> bool {
     match (state, exchange) {
         (State::InitSent(_), ExchangeType::IKE_SA_INIT) => response,
-        (State::HalfOpen(_) | State::EapServing(_), ExchangeType::IKE_AUTH) => !response,
+        (State::HalfOpen(_) | State::AuthServing(_), ExchangeType::IKE_AUTH) => !response,
         (State::AuthSent(_), ExchangeType::IKE_AUTH) => response,
         (State::Established(_), ExchangeType::CREATE_CHILD_SA | ExchangeType::INFORMATIONAL) => true,
         _ => false,
@@ -97,7 +97,7 @@ impl IkeSa {
             Err(ignored) => return Ok(Err(ignored)),
         };
         self.last_heard = ctx.now;
-        if let (State::EapServing(_), ExchangeType::INFORMATIONAL, Ok(payloads)) =
+        if let (State::AuthServing(_), ExchangeType::INFORMATIONAL, Ok(payloads)) =
             (&self.state, header.exchange, &payloads)
             && notify(payloads, NotifyType::AUTHENTICATION_FAILED).is_some()
         {
@@ -292,9 +292,12 @@ mod tests {
         let half_open = State::HalfOpen(Box::new(handshake()));
         let auth_sent = State::AuthSent(Box::new(crate::ike::sa::AuthSent {
             handshake: handshake(),
-            local_id: "a.example".parse().unwrap(),
             child: None,
+            ours: vec!["a.example".parse().unwrap()],
             eap: None,
+            theirs: 0,
+            responder: None,
+            peer: None,
         }));
         let established = State::Established(peer());
         for exchange in (0..=255).map(ExchangeType) {

@@ -8,7 +8,7 @@ use tracing::info;
 
 use super::auth::{AuthenticatedPeer, SignedOctets, sign_psk, verify_psk};
 use super::error::IkeError;
-use crate::config::{Config, Connection, find_eap_secret};
+use crate::config::{AuthRound, Config, find_eap_secret};
 use crate::credentials::{Certificate, Credentials, UnixSeconds};
 use crate::eap::{Failed, Judge, Means, NtHash, OwnIdentity, Proven, TlsSettings, Verdict, identification};
 
@@ -18,11 +18,14 @@ impl From<Failed> for IkeError {
     }
 }
 
-/// Secrets, certificates and trust of a connection.
+/// Secrets, certificates and trust of a connection. The responder is here who it is in its first round.
 pub(super) struct Resources<'a> {
     pub(super) config: &'a Config,
     pub(super) unix: Option<UnixSeconds>,
-    pub(super) conn: &'a Connection,
+    /// How we prove ourselves.
+    pub(super) ours: &'a AuthRound,
+    /// How the other side does.
+    pub(super) theirs: &'a AuthRound,
     /// Who we are in IKE.
     pub(super) local: &'a Identification,
     /// The responder, if that is the other side.
@@ -35,7 +38,7 @@ impl Means for Resources<'_> {
     }
 
     fn tls(&self, user: Option<&Identification>) -> Result<TlsSettings, Failed> {
-        let (credentials, round) = (&self.config.credentials, &self.conn.remote);
+        let (credentials, round) = (&self.config.credentials, self.theirs);
         let now = self
             .unix
             .ok_or_else(|| Failed("the time is not known, so no certificate can be taken".into()))?;
@@ -57,7 +60,7 @@ impl Means for Resources<'_> {
 
 impl Resources<'_> {
     fn own_identity(&self, credentials: &Credentials, now: UnixSeconds) -> Result<OwnIdentity, Failed> {
-        let round = &self.conn.local;
+        let round = self.ours;
         let id = match round.eap() {
             Some(_) => identification(&round.eap_name(self.local)),
             None => self.local.clone(),

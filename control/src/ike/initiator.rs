@@ -1,4 +1,4 @@
-//! IKE_SA_INIT and IKE_AUTH as their initiator (RFC 7296 1.2).
+//! IKE_SA_INIT as its initiator (RFC 7296 1.2).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,24 +7,21 @@ use mobikex_common::addr::Path;
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload};
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 use tracing::{debug, info};
 
-use super::child::ChildOffer;
 use super::childless;
-use super::create_child::request_payloads;
-use super::crypt::Protected;
 use super::ctx::{Ctx, Effect, nat_hash};
-use super::eap_initiator::{self, EapSent};
 use super::error::IkeError;
 use super::fragments;
 use super::keys::SkeySeed;
-use super::prove::{self, Parties, Wishes};
+use super::prove::{self, Wishes};
 use super::roles::OriginalInitiator;
+use super::rounds;
 use super::rules::{self, error_notify, notify};
-use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State, Task};
+use super::sa::{Exchange, Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State};
 use super::select;
-use crate::config::{Connection, Method, MobikeX};
+use crate::config::{Connection, MobikeX};
 
 /// COOKIE and INVALID_KE_PAYLOAD may make us start over this often.
 const MAX_ROUNDS: u32 = 4;
@@ -240,6 +237,7 @@ impl IkeSa {
         let supports_nat = self.conn.nat_traversal && self.detect_nat(payloads);
         self.agree_on_fragments(payloads);
         self.childless = childless::wanted(&self.conn, self.wanted.is_empty(), payloads)?;
+        rounds::check_support(&self.conn, payloads)?;
         let State::InitSent(init) = &self.state else { return Ok(()) };
         let theirs = rules::proposals(payloads).unwrap_or_default();
         // Exactly one proposal, and one that we offered: choosing from our own lists checks both.
@@ -294,153 +292,21 @@ impl IkeSa {
         self.send_auth(ctx, handshake)
     }
 
-    fn send_auth(&mut self, ctx: &mut Ctx<'_>, handshake: Handshake) -> Result<(), IkeError> {
-        let local_id = prove::own_id(&self.conn, self.local.ip());
-        // A pattern names nobody.
-        let expected = self.conn.remote.id.clone().filter(|id| !id.is_pattern());
-        let remote_id = expected.clone().unwrap_or_else(|| Identification::from_ip(self.remote.ip()));
-        let keys = self.keys()?;
-        let octets = handshake.of_initiator(keys, &local_id);
-        let parties = Parties {
-            conn: &self.conn,
-            keys,
-            wishes: &handshake.wishes,
-            local: &local_id,
-            remote: &remote_id,
-        };
-        let eap = EapSent::new(&self.conn, &local_id)?;
-        // Without AUTH we ask for EAP (RFC 7296 2.16).
-        let proof = if eap.is_none() { Some(parties.prove(ctx, &octets)?) } else { None };
-        let (certs, auth) = proof.unzip();
-        let mut payloads = vec![Payload::IdI(local_id.clone())];
-        payloads.extend(certs.into_iter().flatten());
-        if self.first_contact {
-            payloads.push(Payload::Notify(Notify::new(NotifyType::INITIAL_CONTACT, Vec::new())));
-        }
-        payloads.extend(prove::ask(&ctx.config.credentials, std::iter::once(&self.conn)));
-        payloads.extend(expected.map(Payload::IdR));
-        payloads.extend(auth.map(Payload::Auth));
-        payloads.extend(eap.is_some().then(|| eap_initiator::offer(&self.conn)).flatten());
-        let offer =
-            if self.childless { None } else { Some(Box::new(self.offer_first_child(ctx, &handshake.ni)?)) };
-        if let Some(offer) = &offer {
-            payloads.extend(self.ask_configuration(ctx));
-            payloads.extend(request_payloads(offer, false));
-        }
-        payloads.extend(self.offer_mobility(ctx));
-        self.local_id = Some(local_id.clone());
-        if offer.is_some() {
-            info!(target: "IKE", "establishing CHILD_SA {}", self.name());
-        }
-        self.state = State::AuthSent(Box::new(AuthSent { handshake, local_id, child: offer, eap }));
-        self.send_request(ctx, ExchangeType::IKE_AUTH, Exchange::Auth, &payloads).map(drop)
-    }
-
-    /// The Child SA that IKE_AUTH sets up.
-    fn offer_first_child(&mut self, ctx: &mut Ctx<'_>, ni: &[u8]) -> Result<ChildOffer, IkeError> {
-        let first = self.wanted.pop_front();
-        let config = first.and_then(|name| self.conn.children.iter().find(|c| c.name == name));
-        let Some(config) = config.or_else(|| self.conn.children.first()).cloned() else {
-            return Err(IkeError::TsUnacceptable("the connection has no children".into()));
-        };
-        self.offer_child(ctx, Arc::new(config), None, None, ni.to_vec())
-    }
-
-    /// IKE_AUTH response: nothing of it counts before the peer's AUTH is verified, except that it refuses us.
-    pub(super) fn handle_auth_response(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        payloads: &[Payload],
-        _proof: Protected,
-    ) -> Result<(), Gone> {
-        let in_eap = matches!(&self.state, State::AuthSent(sent) if sent.eap.is_some());
-        let verified = if in_eap {
-            self.handle_eap_response(ctx, payloads)
-        } else {
-            self.verify_responder(ctx, payloads).map(Some)
-        };
-        let peer = match verified {
-            Ok(Some(peer)) => peer,
-            Ok(None) => return Ok(()),
-            Err(IkeError::Notified(NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD)) if self.can_do_without() => {
-                return Err(self.start_without_mobike(ctx));
-            }
-            Err(error) => {
-                self.unexpected_nat =
-                    matches!(error, IkeError::Notified(NotifyType::UNEXPECTED_NAT_DETECTED));
-                let mut reason = error.to_string();
-                if let IkeError::Notified(NotifyType::AUTHENTICATION_FAILED) = error {
-                    reason += &self.claimed();
-                }
-                return Err(self.close(ctx, &reason, false));
-            }
-        };
-        let State::AuthSent(sent) = std::mem::replace(&mut self.state, State::Established(peer.clone()))
-        else {
-            return Ok(());
-        };
-        let AuthSent { handshake, child, .. } = *sent;
-        if let Err(error) = self.conclude_mobility(ctx, payloads) {
-            // The peer believes in the SA, so it must hear that there is none.
-            child.into_iter().for_each(|offer| ctx.spis.release(offer.spi_in));
-            self.wanted.clear();
-            self.tasks.clear();
-            self.add_task(ctx, Task::DeleteIke(error.to_string()));
-            return Ok(());
-        }
-        self.come_up(ctx, peer, false);
-        if let Err(reason) = self.take_configuration(ctx, payloads) {
-            child.into_iter().for_each(|offer| ctx.spis.release(offer.spi_in));
-            self.wanted.clear();
-            self.tasks.clear();
-            self.add_task(ctx, Task::DeleteIke(reason));
-            return Ok(());
-        }
-        self.obey_lifetime(ctx, payloads);
-        if let Some(offer) = child {
-            // Where there is an AUTH, this one is about the offer of MOBIKE alone.
-            let refusal = NotifyType::UNSUPPORTED_CRITICAL_PAYLOAD;
-            let of_mobike = |p: &&Payload| matches!(p, Payload::Notify(n) if n.kind == refusal);
-            let payloads: Vec<Payload> = payloads.iter().filter(|p| !of_mobike(p)).cloned().collect();
-            self.finish_child(ctx, *offer, &payloads, &handshake.nr);
-        }
-        for name in std::mem::take(&mut self.wanted) {
-            self.tasks.push_back(Task::CreateChild(name));
-        }
-        self.run_tasks(ctx);
-        Ok(())
-    }
-
     /// Our proposals for the IKE SA, for people.
     pub(super) fn offered_ike(&self) -> String {
         let ours: Vec<_> = self.conn.proposals.iter().map(ToString::to_string).collect();
         ours.join(", ")
     }
 
-    /// Who we said that we are, and whom we asked for: all that is known here about a refusal of IKE_AUTH.
-    fn claimed(&self) -> String {
-        let by = |method: &Method| match method {
-            Method::Psk => "a pre-shared key".to_string(),
-            Method::Pubkey(_) => "a signature".to_string(),
-            Method::Eap(_) => "EAP".to_string(),
-        };
-        let ours = self.local_id.as_ref().map_or("%any".to_string(), ToString::to_string);
-        let theirs = self.conn.remote.id.as_ref().map_or("%any".to_string(), ToString::to_string);
-        let method = by(&self.conn.local.method);
-        format!(
-            "; we are '{ours}' by {method} and asked for '{theirs}'; what does not fit stands in the peer's log"
-        )
-    }
-
     /// Whether the offer of MOBIKE may have been refused as critical, and is not needed.
-    fn can_do_without(&self) -> bool {
+    pub(super) fn can_do_without(&self) -> bool {
         self.conn.mobike_critical
             && !self.mobility.offered.is_empty()
             && self.conn.mobike_x != MobikeX::Require
     }
 
     /// The peer rejects IKE_AUTH for the critical bit of the offer (RFC 7296 2.5): once more without it.
-    fn start_without_mobike(&mut self, ctx: &mut Ctx<'_>) -> Gone {
+    pub(super) fn start_without_mobike(&mut self, ctx: &mut Ctx<'_>) -> Gone {
         info!(target: "IKE", "{} the peer has no MOBIKE and refuses the offer, trying again without", self.name());
         let first = match &self.state {
             State::AuthSent(sent) => sent.child.as_ref().map(|offer| offer.config.name.clone()),
@@ -451,37 +317,5 @@ impl IkeSa {
         let conn = Connection { mobike: false, mobike_x: MobikeX::No, ..(*self.conn).clone() };
         ctx.effects.push(Effect::StartWithoutMobike { conn: Arc::new(conn), wanted });
         Gone
-    }
-
-    /// The responder has to be who the connection expects.
-    pub(super) fn expect_responder(&self, id: &Identification) -> Result<(), IkeError> {
-        match self.conn.remote.id.as_ref().filter(|want| !want.allows(id)) {
-            Some(expected) => Err(IkeError::Authentication(format!(
-                "the peer is '{id}', the connection expects '{expected}'"
-            ))),
-            None => Ok(()),
-        }
-    }
-
-    pub(super) fn verify_responder(
-        &self,
-        ctx: &Ctx<'_>,
-        payloads: &[Payload],
-    ) -> Result<super::auth::AuthenticatedPeer, IkeError> {
-        let State::AuthSent(sent) = &self.state else {
-            return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the response was not expected" });
-        };
-        if let (None, Some(error)) = (rules::auth(payloads), error_notify(payloads)) {
-            return Err(IkeError::Notified(error.kind));
-        }
-        rules::check(ExchangeType::IKE_AUTH, true, payloads)?;
-        let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
-        let id = rules::id_r(payloads).ok_or_else(|| rule("no IDr"))?;
-        self.expect_responder(id)?;
-        let keys = self.keys()?;
-        let octets = sent.handshake.of_responder(keys, id);
-        let wishes = &sent.handshake.wishes;
-        let parties = Parties { conn: &self.conn, keys, wishes, local: &sent.local_id, remote: id };
-        parties.verify(ctx, &octets, payloads)
     }
 }

@@ -2,13 +2,17 @@
 //!
 //! [`Endpoint`] owns all IKE SAs. A datagram finds its SA by SPI (`endpoint`), passes the message window, the
 //! integrity check and the table of states (`dispatch`), then the table of required payloads (`rules`), and only
-//! then a handler: `initiator` and `responder` for IKE_SA_INIT and IKE_AUTH, `create_child` and `rekey_ike` for
-//! CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof that only the integrity
-//! check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH check makes.
+//! then a handler: `initiator` and `responder` for IKE_SA_INIT, `auth_initiator` and `auth_responder` for IKE_AUTH,
+//! `create_child` and `rekey_ike` for CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof
+//! that only the integrity check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH
+//! check makes.
 //! What an SA wants done leaves through [`Output`].
 
 mod addresses;
 mod auth;
+mod auth_initiator;
+mod auth_responder;
+mod auth_serving;
 mod child;
 mod childless;
 mod configuration;
@@ -52,6 +56,9 @@ mod rekey_ike;
 mod resources;
 mod responder;
 mod roles;
+mod rounds;
+#[cfg(test)]
+mod rounds_tests;
 mod routability;
 mod routes;
 mod rules;
@@ -74,5 +81,6 @@ pub use output::{Alternate, ChildSaView, Event, IkeSaView, OuterView, Output};
 pub use path_table::{Health, PathView};
 pub use pools::{LeaseView, PoolView};
 pub use resources::ResourceView;
+pub use rounds::RoundView;
 pub use updown::{Run, Script};
 pub use versions::Version;

@@ -15,6 +15,7 @@ pub use super::addresses::{Alternate, OuterView};
 use super::internal::Given;
 use super::path_table::PathView;
 pub use super::resources::ResourceView;
+pub use super::rounds::RoundView;
 use super::updown::Script;
 use super::versions::Version;
 use crate::dissect::IkeKeys;
@@ -373,10 +374,14 @@ pub struct IkeSaView {
     pub alternates: Vec<IpAddr>,
     /// Our identity, once known.
     pub local_id: Option<String>,
+    /// How we have proven ourselves, the first round first; `local_id` is the last one's.
+    pub local_rounds: Vec<RoundView>,
     /// The proven identity of the peer.
     pub remote_id: Option<String>,
     /// The identity that EAP has proven; the one before it is only what the peer calls itself.
     pub remote_eap_id: Option<String>,
+    /// How the peer has proven itself; `remote_id` and `remote_eap_id` are of the last round.
+    pub remote_rounds: Vec<RoundView>,
     /// The peer's virtual addresses.
     pub remote_vips: Vec<IpAddr>,
     /// Our virtual addresses, and what else the peer has named with them.

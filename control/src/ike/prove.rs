@@ -1,7 +1,6 @@
 //! How the two sides prove themselves in IKE_AUTH, whichever of them is the initiator: by a pre-shared key, or by a signature
 //! with a certificate or a raw public key (RFC 7296 2.15, 3.6 to 3.8, RFC 7427, RFC 7670).
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use mobikex_common::crypto::signature::{Hash, PrivateKey, PublicKey};
@@ -16,7 +15,7 @@ use super::error::IkeError;
 use super::keys::SkKeys;
 use super::rules::{self, notify};
 use super::signature;
-use crate::config::{Connection, Method, SendCert};
+use crate::config::{AuthRound, Connection, Method, SendCert};
 use crate::credentials::{Certificate, CertificateError, Credentials, MAX_CERTIFICATES, PubkeyRules, Trust};
 
 /// The most names of CAs that are read in a message, and that we send in one.
@@ -66,7 +65,7 @@ impl Wishes {
 
 /// Whether either side signs, so that IKE_SA_INIT has something to say about it.
 fn signs(conn: &Connection) -> bool {
-    conn.local.rules().is_some() || conn.remote.rules().is_some()
+    conn.locals().chain(conn.remotes()).any(|round| round.rules().is_some())
 }
 
 /// SIGNATURE_HASH_ALGORITHMS, if one of the connections has a use for it.
@@ -83,8 +82,8 @@ pub(super) fn ask<'a>(
     conns: impl Iterator<Item = &'a Arc<Connection>>,
 ) -> Vec<Payload> {
     let (mut cas, mut raw) = (Vec::new(), false);
-    for conn in conns.filter(|conn| conn.send_certreq && conn.remote.rules().is_some()) {
-        let round = &conn.remote;
+    let rounds = conns.filter(|conn| conn.send_certreq).flat_map(|conn| conn.remotes());
+    for round in rounds.filter(|round| round.rules().is_some()) {
         raw |= !round.pubkeys.is_empty();
         let own = if round.cacerts.is_empty() { &credentials.authorities } else { &round.cacerts };
         let wanted = if round.pubkeys.is_empty() { own.as_slice() } else { &[] };
@@ -104,14 +103,13 @@ pub(super) fn ask<'a>(
     out
 }
 
-/// Who we are on a connection.
-pub(super) fn own_id(conn: &Connection, local: IpAddr) -> Identification {
-    conn.local.id.clone().unwrap_or_else(|| Identification::from_ip(local))
-}
-
-/// The two sides of a connection, and what is known about them.
+/// The two sides of a connection in a round, and what is known about them.
 pub(super) struct Parties<'a> {
     pub(super) conn: &'a Connection,
+    /// How we prove ourselves.
+    pub(super) ours: &'a AuthRound,
+    /// How the peer does.
+    pub(super) theirs: &'a AuthRound,
     pub(super) keys: &'a SkKeys,
     pub(super) wishes: &'a Wishes,
     pub(super) local: &'a Identification,
@@ -133,7 +131,7 @@ impl Parties<'_> {
         ctx: &Ctx<'_>,
         octets: &SignedOctets<'_>,
     ) -> Result<(Vec<Payload>, AuthPayload), IkeError> {
-        match &self.conn.local.method {
+        match &self.ours.method {
             Method::Psk => {
                 let secret = find_secret(&ctx.config.secrets, self.local, self.remote);
                 let secret = secret.ok_or_else(|| no_secret(self))?;
@@ -150,7 +148,7 @@ impl Parties<'_> {
         rules: &PubkeyRules,
         octets: &SignedOctets<'_>,
     ) -> Result<(Vec<Payload>, AuthPayload), IkeError> {
-        let (credentials, round) = (&ctx.config.credentials, &self.conn.local);
+        let (credentials, round) = (&ctx.config.credentials, self.ours);
         let (key, certs) = match self.own_certificate(ctx, rules) {
             Some((cert, key)) => (key, self.certificates_to_send(credentials, cert)),
             None => {
@@ -181,7 +179,7 @@ impl Parties<'_> {
         ctx: &'c Ctx<'_>,
         rules: &PubkeyRules,
     ) -> Option<(&'c Arc<Certificate>, &'c Arc<PrivateKey>)> {
-        let (credentials, round) = (&ctx.config.credentials, &self.conn.local);
+        let (credentials, round) = (&ctx.config.credentials, self.ours);
         if !round.pubkeys.is_empty() {
             return None;
         }
@@ -223,7 +221,7 @@ impl Parties<'_> {
         payloads: &[Payload],
     ) -> Result<AuthenticatedPeer, IkeError> {
         let auth = rules::auth(payloads).ok_or(IkeError::Rule { exchange: "IKE_AUTH", story: "no AUTH" })?;
-        match &self.conn.remote.method {
+        match &self.theirs.method {
             Method::Psk => {
                 let secret = find_secret(&ctx.config.secrets, self.local, self.remote);
                 let secret = secret.ok_or_else(|| no_secret(self))?;
@@ -257,7 +255,7 @@ impl Parties<'_> {
         rules: &PubkeyRules,
         payloads: &[Payload],
     ) -> Result<Vec<PublicKey>, IkeError> {
-        let round = &self.conn.remote;
+        let round = self.theirs;
         let sent = |wanted: CertEncoding| {
             payloads.iter().filter_map(move |p| match p {
                 Payload::Cert { encoding, data } if *encoding == wanted => Some(data),
@@ -328,7 +326,7 @@ impl Parties<'_> {
             return Err(CertificateError::WrongId { subject: end.name(), id: self.remote.to_string() });
         }
         let now = ctx.unix.ok_or(CertificateError::NoClock)?;
-        let (credentials, round) = (&ctx.config.credentials, &self.conn.remote);
+        let (credentials, round) = (&ctx.config.credentials, self.theirs);
         let allows = |hash| rules.takes_in_chain(hash);
         let own = credentials.trusted();
         let trust = Trust {

@@ -113,6 +113,7 @@ impl IkeSa {
             _ => {}
         }
         sa.local_id = self.local_id.clone();
+        sa.earlier_ids = self.earlier_ids.clone();
         sa.inherit_configuration(ctx, self);
         sa.suite = Some(suite);
         sa.keys = Some(keys);

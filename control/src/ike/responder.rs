@@ -1,4 +1,4 @@
-//! IKE_SA_INIT and IKE_AUTH as their responder (RFC 7296 1.2).
+//! IKE_SA_INIT as its responder (RFC 7296 1.2).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,26 +6,22 @@ use std::sync::Arc;
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::spi::IkeSpi;
-use mobikex_common::wire::ike::{
-    AuthMethod, ExchangeType, Identification, Notify, NotifyType, Payload, Proposal,
-};
+use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, Proposal};
 use tracing::info;
 
-use super::auth::AuthenticatedPeer;
 use super::childless;
-use super::crypt::{self, Envelope, Protected};
+use super::crypt::{self, Envelope};
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::fragments::Outgoing;
 use super::keys::SkeySeed;
-use super::mobility::Mobility;
-use super::prove::{self, Parties, Wishes};
+use super::prove::{self, Wishes};
 use super::roles::OriginalInitiator;
-use super::rules::{self, notify};
-use super::sa::{Gone, Handshake, IkeSa, NAT_T_PORT, State};
+use super::rounds;
+use super::rules;
+use super::sa::{Handshake, IkeSa, NAT_T_PORT, State};
 use super::select;
-use super::versions::Version;
-use crate::config::{Connection, Method, Unique};
+use crate::config::Connection;
 
 /// Both sides' lists, and where they part.
 fn explain_refusal(candidates: &[Arc<Connection>], theirs: &[Proposal], remote: SocketAddr) {
@@ -42,18 +38,6 @@ pub(super) enum InitOutcome {
     /// Refused with a notify.
     Refused(Notify),
 }
-
-/// An initiator that has proven itself, and our own proof for it.
-pub(super) struct Verified {
-    pub(super) conn: Arc<Connection>,
-    pub(super) local_id: Identification,
-    pub(super) peer: AuthenticatedPeer,
-    /// What of it the answer holds.
-    pub(super) proof: Vec<Payload>,
-}
-
-/// The most connections with which an initiator's signature is tried.
-const MAX_CANDIDATES: usize = 8;
 
 impl IkeSa {
     /// Answers a first request that has passed the cookie check. `candidates` are the connections that fit the
@@ -134,6 +118,7 @@ impl IkeSa {
         answer.extend(hashes);
         answer.extend(sa.agree_on_fragments(payloads));
         answer.extend(childless::supported(conn));
+        answer.extend(rounds::announce(candidates.iter()));
         if ctx.notices.allow(ctx.now) {
             info!(target: "IKE", "{} is initiating an IKE_SA", addresses.1.ip());
             info!(target: "CFG", "{} selected proposal: {suite}", sa.name());
@@ -165,201 +150,8 @@ impl IkeSa {
         let elsewhere = now != before && now != standard;
         match &mut self.state {
             State::HalfOpen(handshake) => handshake.elsewhere = elsewhere,
-            State::EapServing(serving) => serving.heard(elsewhere),
+            State::AuthServing(serving) => serving.heard(elsewhere),
             _ => {}
-        }
-    }
-
-    /// IKE_AUTH request. The initiator is verified before any secret of ours is used for an answer.
-    pub(super) fn handle_auth_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        payloads: &[Payload],
-        _proof: Protected,
-    ) -> Result<(), Gone> {
-        if matches!(self.state, State::EapServing(_)) {
-            return self.handle_eap_request(ctx, payloads);
-        }
-        if rules::auth(payloads).is_none() {
-            // RFC 7296 2.16: leaving AUTH out asks for EAP.
-            return self.start_eap(ctx, payloads);
-        }
-        match self.verify_initiator(ctx, payloads) {
-            Ok(verified) => self.conclude(ctx, payloads, verified),
-            Err(error) => Err(self.refuse(ctx, &error)),
-        }
-    }
-
-    /// The peer learns only that it failed; the reason is ours to log.
-    pub(super) fn refuse(&mut self, ctx: &mut Ctx<'_>, error: &IkeError) -> Gone {
-        let kind = match error {
-            IkeError::Rule { .. } => NotifyType::INVALID_SYNTAX,
-            IkeError::UnexpectedNat => NotifyType::UNEXPECTED_NAT_DETECTED,
-            _ => NotifyType::AUTHENTICATION_FAILED,
-        };
-        let refusal = [Payload::Notify(Notify::new(kind, Vec::new()))];
-        let _ = self.send_response(ctx, ExchangeType::IKE_AUTH, &refusal);
-        self.close(ctx, &error.to_string(), false)
-    }
-
-    /// Takes up an initiator that is verified; `payloads` are those of its first request.
-    pub(super) fn conclude(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        payloads: &[Payload],
-        verified: Verified,
-    ) -> Result<(), Gone> {
-        self.accept(ctx, payloads, verified).map_err(|error| self.refuse(ctx, &error))
-    }
-
-    /// Finds the connection that expects this peer and checks its AUTH.
-    fn verify_initiator(&self, ctx: &Ctx<'_>, payloads: &[Payload]) -> Result<Verified, IkeError> {
-        let State::HalfOpen(handshake) = &self.state else {
-            return Err(IkeError::Rule { exchange: "IKE_AUTH", story: "the request was not expected" });
-        };
-        rules::check(ExchangeType::IKE_AUTH, false, payloads)?;
-        let rule = |story| IkeError::Rule { exchange: "IKE_AUTH", story };
-        let id = rules::id_i(payloads).ok_or_else(|| rule("no IDi"))?;
-        let wanted = rules::id_r(payloads);
-        let auth = rules::auth(payloads).ok_or_else(|| rule("no AUTH"))?;
-        let by_psk = auth.method == AuthMethod::SHARED_KEY_MIC;
-        let mut fitting: Vec<_> = ctx.connections.iter().filter(|c| self.fits(c, id, wanted)).collect();
-        // One that names the peer beats one that has a pattern for it beats one that takes anybody. Those that expect the
-        // peer's method come first; if there are none, the first of the others says what is wrong.
-        fitting.sort_by_key(|c| {
-            let other_method = match c.remote.method {
-                Method::Psk => !by_psk,
-                Method::Pubkey(_) => by_psk,
-                Method::Eap(_) => true,
-            };
-            (other_method, c.remote.id.as_ref().map_or(2, |id| u8::from(id.is_pattern())))
-        });
-        if fitting.is_empty() {
-            let wanted = wanted.map_or("%any".to_string(), ToString::to_string);
-            let here = |c: &&Arc<Connection>| c.accepts(self.local.ip(), self.remote.ip());
-            let configured = ctx.connections.iter().filter(here).take(MAX_CANDIDATES).map(|c| {
-                let theirs = c.remote.id.as_ref().map_or("%any".to_string(), ToString::to_string);
-                format!("{} is '{}' and expects '{theirs}'", c.name, prove::own_id(c, self.local.ip()))
-            });
-            let configured = configured.collect::<Vec<_>>().join(", ");
-            let suite = self.suite.ok_or(IkeError::NotProtected)?;
-            let reason = format!(
-                "no connection expects '{id}' asking for '{wanted}' with {suite}; configured: {configured}"
-            );
-            return Err(IkeError::Authentication(reason));
-        }
-        // The connections may differ in what they trust, so more than one may have to be tried; a MAC is tried once.
-        let limit = if by_psk { 1 } else { MAX_CANDIDATES };
-        let mut refusal = None;
-        for conn in fitting.into_iter().take(limit) {
-            let own = prove::own_id(conn, self.local.ip());
-            match self.verify_for(ctx, conn, (own, id), handshake, payloads) {
-                Ok(verified) => return Ok(verified),
-                Err(error) => {
-                    refusal.get_or_insert(error);
-                }
-            }
-        }
-        Err(refusal.unwrap_or(IkeError::NotProtected))
-    }
-
-    /// Whether a connection may be for this peer, which asks for `wanted`. The suite is settled; a connection that would not
-    /// have allowed it is no candidate any more.
-    pub(super) fn fits(
-        &self,
-        conn: &Connection,
-        id: &Identification,
-        wanted: Option<&Identification>,
-    ) -> bool {
-        let Some(suite) = self.suite else { return false };
-        conn.accepts(self.local.ip(), self.remote.ip())
-            && (conn.nat_traversal || !self.nat_t)
-            && conn.remote.id.as_ref().is_none_or(|want| want.allows(id))
-            && wanted.is_none_or(|want| want.same(&prove::own_id(conn, self.local.ip())))
-            && conn.proposals.iter().any(|p| {
-                p.ciphers.contains(&suite.cipher)
-                    && suite.integrity.is_none_or(|i| p.integrity.contains(&i))
-                    && p.prfs.contains(&suite.prf)
-                    && p.kes.contains(&suite.ke)
-            })
-    }
-
-    /// Checks the initiator's proof as one connection wants it, and only then makes our own.
-    fn verify_for(
-        &self,
-        ctx: &Ctx<'_>,
-        conn: &Arc<Connection>,
-        (local_id, id): (Identification, &Identification),
-        handshake: &Handshake,
-        payloads: &[Payload],
-    ) -> Result<Verified, IkeError> {
-        let keys = self.keys()?;
-        let mut wishes = handshake.wishes.clone();
-        wishes.read(payloads);
-        let parties = Parties { conn, keys, wishes: &wishes, local: &local_id, remote: id };
-        let octets = handshake.of_initiator(keys, id);
-        let peer = parties.verify(ctx, &octets, payloads)?;
-        // Only now is our own secret put to use.
-        let octets = handshake.of_responder(keys, &local_id);
-        let (certs, auth) = parties.prove(ctx, &octets)?;
-        let mut proof = vec![Payload::IdR(local_id.clone())];
-        proof.extend(certs);
-        proof.push(Payload::Auth(auth));
-        Ok(Verified { conn: Arc::clone(conn), local_id, peer, proof })
-    }
-
-    fn accept(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        payloads: &[Payload],
-        verified: Verified,
-    ) -> Result<(), IkeError> {
-        let Verified { conn, local_id, peer, proof: mut answer } = verified;
-        childless::accept(&conn, payloads)?;
-        let lost = notify(payloads, NotifyType::INITIAL_CONTACT).is_some();
-        if conn.unique == Unique::Keep && !lost {
-            self.check_alone(ctx, &peer, &local_id)?;
-        }
-        let handshake = match std::mem::replace(&mut self.state, State::Established(peer.clone())) {
-            State::HalfOpen(handshake) => *handshake,
-            State::EapServing(serving) => serving.into_handshake(),
-            _ => return Ok(()),
-        };
-        self.conn = conn;
-        self.local_id = Some(local_id);
-        self.mobility = Mobility::new(&self.conn, OriginalInitiator::Peer);
-        let mobility = self.answer_mobility(ctx, payloads)?;
-        if handshake.elsewhere && self.mobility.version != Version::None {
-            self.mobility.checks.remove(&self.remote);
-            self.want_checks(ctx.now);
-        }
-        self.come_up(ctx, peer, lost);
-        answer.extend(self.answer_configuration(ctx, payloads, lost));
-        answer.extend(mobility);
-        answer.extend(self.authentication_lifetime());
-        if rules::proposals(payloads).is_some() {
-            answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
-        }
-        self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
-    }
-
-    /// No other IKE SA between the same two may be there, unless it comes from the same address: then it is a new proof
-    /// (RFC 7296 2.8.3).
-    fn check_alone(
-        &self,
-        ctx: &Ctx<'_>,
-        peer: &AuthenticatedPeer,
-        local_id: &Identification,
-    ) -> Result<(), IkeError> {
-        let other = |sa: &&IkeSa| {
-            sa.rekeyed_by.is_none()
-                && sa.peer().is_some_and(|known| known.id().same(peer.id()))
-                && sa.local_id.as_ref().is_some_and(|id| id.same(local_id))
-                && sa.remote.ip() != self.remote.ip()
-        };
-        match ctx.others.of_peer(peer.id()).find(other) {
-            Some(sa) => Err(IkeError::NotUnique(peer.id().clone(), sa.remote.ip())),
-            None => Ok(()),
         }
     }
 }

@@ -169,6 +169,20 @@ pub(super) fn error_notify(payloads: &[Payload]) -> Option<&Notify> {
     })
 }
 
+/// Whether an error notify is about what IKE_AUTH sets up besides the IKE SA, which stands all the same (RFC 7296 1.2).
+pub(super) fn is_of_child(kind: NotifyType) -> bool {
+    [
+        NotifyType::NO_PROPOSAL_CHOSEN,
+        NotifyType::TS_UNACCEPTABLE,
+        NotifyType::SINGLE_PAIR_REQUIRED,
+        NotifyType::INTERNAL_ADDRESS_FAILURE,
+        NotifyType::FAILED_CP_REQUIRED,
+        NotifyType::NO_ADDITIONAL_SAS,
+        NotifyType::TS_MAX_QUEUE,
+    ]
+    .contains(&kind)
+}
+
 /// The first unknown payload that demands to be understood (RFC 7296 2.5).
 pub(super) fn unknown_critical(payloads: &[Payload]) -> Option<PayloadType> {
     find(payloads, |p| match p {

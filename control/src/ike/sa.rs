@@ -19,12 +19,12 @@ use tracing::{debug, info};
 
 use super::addresses::{Outer, Replaces};
 use super::auth::{AuthenticatedPeer, SignedOctets};
+use super::auth_serving::AuthServing;
 use super::child::{ChildOffer, ChildSa};
 use super::configuration::Configuration;
 use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
 use super::eap_initiator::EapSent;
-use super::eap_responder::EapServing;
 use super::error::IkeError;
 use super::fragments::{CUT_SMALLER_AT, Fragments, Outgoing};
 use super::keys::SkKeys;
@@ -35,10 +35,11 @@ use super::output::{Event, IkeSaView};
 use super::prove::Wishes;
 use super::reauth::Reauth;
 use super::roles::OriginalInitiator;
+use super::rounds::{self, RoundView};
 use super::rules;
 use super::sets::Check;
 use super::versions::Version;
-use crate::config::{Connection, ReturnRoutability, Unique};
+use crate::config::{AuthRound, Connection, ReturnRoutability, Unique};
 
 /// Port of IKE with the non-ESP marker (RFC 7296 2.23).
 pub(super) const NAT_T_PORT: u16 = 4500;
@@ -75,8 +76,8 @@ pub(super) enum State {
     HalfOpen(Box<Handshake>),
     /// We sent IKE_AUTH.
     AuthSent(Box<AuthSent>),
-    /// We answered IKE_AUTH, and the initiator proves itself in EAP.
-    EapServing(Box<EapServing>),
+    /// We answered IKE_AUTH, and it goes on: in EAP, or in further rounds.
+    AuthServing(Box<AuthServing>),
     /// Both sides have proven themselves.
     Established(AuthenticatedPeer),
 }
@@ -122,10 +123,17 @@ pub(super) struct InitSent {
 
 pub(super) struct AuthSent {
     pub(super) handshake: Handshake,
-    pub(super) local_id: Identification,
     pub(super) child: Option<Box<ChildOffer>>,
-    /// By which we prove ourselves, if it is not by AUTH alone.
+    /// Who we are in our rounds so far; the last one is under way.
+    pub(super) ours: Vec<Identification>,
+    /// By which we prove ourselves in it, if it is not by AUTH alone.
     pub(super) eap: Option<Box<EapSent>>,
+    /// How many rounds of the responder are over.
+    pub(super) theirs: usize,
+    /// Its latest identity.
+    pub(super) responder: Option<Identification>,
+    /// What it has proven.
+    pub(super) peer: Option<AuthenticatedPeer>,
 }
 
 /// Something to do once the window is free.
@@ -265,6 +273,8 @@ pub(super) struct IkeSa {
     pub(super) keys: Option<SkKeys>,
     pub(super) ivs: u64,
     pub(super) local_id: Option<Identification>,
+    /// Who we were in the rounds before the last one.
+    pub(super) earlier_ids: Box<[Identification]>,
     pub(super) children: Vec<ChildSa>,
     /// Policies for which the peer wants no further Child SA (RFC 9611), on this IKE SA.
     pub(super) refuses_more: Vec<PolicyId>,
@@ -338,6 +348,7 @@ impl IkeSa {
             keys: None,
             ivs: 0,
             local_id: None,
+            earlier_ids: Box::default(),
             children: Vec::new(),
             refuses_more: Vec::new(),
             tasks: VecDeque::new(),
@@ -390,7 +401,7 @@ impl IkeSa {
 
     /// An initiator that has not proven itself.
     pub(super) fn is_half_open(&self) -> bool {
-        matches!(self.state, State::HalfOpen(_) | State::EapServing(_))
+        matches!(self.state, State::HalfOpen(_) | State::AuthServing(_))
     }
 
     /// The keys of a state that has them.
@@ -410,18 +421,14 @@ impl IkeSa {
     /// Both sides have proven themselves. `lost` says that the peer has sent INITIAL_CONTACT.
     pub(super) fn come_up(&mut self, ctx: &mut Ctx<'_>, peer: AuthenticatedPeer, lost: bool) {
         let peer_id = peer.id().clone();
+        let proven = peer.rounds().iter().map(|round| round.id().to_string()).collect::<Vec<_>>().join(", ");
         self.establish(ctx, peer);
         self.begin_authentication_age(ctx);
         if self.fragments.agreed() {
             info!(target: "IKE", "{} peer supports IKE fragmentation", self.name());
         }
         let lost = lost && self.conn.unique != Unique::Never;
-        ctx.event(Event::IkeUp {
-            ike: self.name(),
-            local: self.local,
-            remote: self.remote,
-            peer: peer_id.to_string(),
-        });
+        ctx.event(Event::IkeUp { ike: self.name(), local: self.local, remote: self.remote, peer: proven });
         if let Some(local) = self.local_id.clone().filter(|_| lost || self.conn.unique == Unique::Replace) {
             ctx.effects.push(Effect::OnlyThis { keep: self.id, peer: peer_id, local, lost });
         }
@@ -603,7 +610,7 @@ impl IkeSa {
         }
         if self.expire_at.is_some_and(|at| at <= ctx.now) {
             let reason = match (&self.state, self.rekeyed_by) {
-                (State::HalfOpen(_) | State::EapServing(_), _) => {
+                (State::HalfOpen(_) | State::AuthServing(_), _) => {
                     "the initiator did not authenticate in time"
                 }
                 (_, Some(_)) => "the peer did not delete it after rekeying",
@@ -779,6 +786,17 @@ impl IkeSa {
         }
     }
 
+    /// How we have proven ourselves.
+    fn local_rounds(&self) -> Vec<RoundView> {
+        let ids = self.earlier_ids.iter().chain(&self.local_id).filter(|_| self.peer().is_some());
+        let view = |(id, round): (&Identification, &AuthRound)| RoundView {
+            id: id.to_string(),
+            eap_id: round.eap().map(|_| String::from_utf8_lossy(&round.eap_name(id)).into_owned()),
+            by: rounds::by(round),
+        };
+        ids.zip(self.conn.locals()).map(view).collect()
+    }
+
     /// For the status view.
     pub(super) fn view(&self, now: Instant) -> IkeSaView {
         IkeSaView {
@@ -794,8 +812,10 @@ impl IkeSa {
             paths: self.mobility.table.iter().map(Into::into).collect(),
             alternates: self.mobility.alternates.ranked(now),
             local_id: self.local_id.as_ref().map(ToString::to_string),
+            local_rounds: self.local_rounds(),
             remote_id: self.peer().map(|p| p.ike_id().to_string()),
             remote_eap_id: self.peer().and_then(|p| p.eap_id()).map(ToString::to_string),
+            remote_rounds: self.peer().map_or(Vec::new(), |p| rounds::views(p, self.conn.remotes())),
             remote_vips: self.assigned().to_vec(),
             given: self.given().cloned(),
             suite: self.suite.map(|s| s.to_string()),

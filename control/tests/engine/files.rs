@@ -109,6 +109,33 @@ fn a_file_of_swanctl_with_certificates_loads() {
     folder.load("cert-one { file = a.pem }", "cacerts = root.der", "").unwrap();
 }
 
+/// What a further round needs of files is there, or is missed where that round stands.
+#[test]
+fn further_rounds_have_certificates_of_their_own() {
+    let (folder, ca, first) = folder("rounds");
+    folder.put("private/a.pem", first.serialize_pem());
+    let second = key(P256);
+    folder.put("x509/user.pem", pem(&ca.end("user.example", &second, |_| {}), "CERTIFICATE"));
+    let two = "certs = a.pem }\nlocal-2 {\n certs = user.pem";
+    let missing = one(folder.load(two, "", ""));
+    assert!(missing.contains("none of the private keys that are loaded belongs to"), "{missing}");
+    let line = |text: &str| text.split(':').nth(1).unwrap().parse::<u32>().unwrap();
+    let place = one(folder.load("certs = no.pem }\nlocal-2 {\n auth = psk", "", "ike { secret = x }"));
+    assert_eq!(line(&missing), line(&place) + 1, "{missing}, {place}");
+    folder.put("private/user.pem", second.serialize_pem());
+    let config =
+        folder.load(two, "id = a.example }\nremote-2 {\n id = *.example\n cacerts = root.pem", "").unwrap();
+    let conn = &config.connections[0];
+    assert_eq!(conn.further_local[0].id.as_ref().unwrap().to_string(), "C=CH, CN=user.example");
+    assert_eq!(conn.further_remote[0].cacerts.len(), 1);
+    let text = config.describe();
+    assert!(
+        text.contains("we are C=CH, CN=a.example by signature (pubkey); and then C=CH, CN=user.example"),
+        "{text}"
+    );
+    assert!(text.contains("; and then *.example by signature (pubkey), of the CA C=CH, CN=root"), "{text}");
+}
+
 /// A gateway for passwords and certificates, and both kinds of roadwarriors.
 #[test]
 fn eap_with_the_certificates_of_files_loads() {

@@ -21,6 +21,8 @@ mod made;
 mod pair;
 mod resources;
 #[cfg(feature = "aws-lc")]
+mod rounds;
+#[cfg(feature = "aws-lc")]
 mod shapes;
 mod updown;
 #[allow(dead_code)] // What only the tests of mobility need.

@@ -189,7 +189,7 @@ impl Endpoint {
         let there = |sa: &IkeSa| sa.peer().is_some() && sa.remote.ip() == remote;
         let theirs = |want: &Identification, sa: &IkeSa| sa.peer().is_some_and(|peer| want.allows(peer.id()));
         let known = self.sas.sending_to(remote).any(there)
-            || match &conn.remote.id {
+            || match conn.remotes().last().and_then(|round| round.id.as_ref()) {
                 Some(want) if want.is_pattern() => self.sas.iter().any(|sa| theirs(want, sa)),
                 Some(want) => self.sas.of_peer(want).any(|sa| theirs(want, sa)),
                 None => false,
