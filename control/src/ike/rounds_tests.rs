@@ -434,6 +434,32 @@ fn b1_nothing_but_ike_auth_is_heard_between_rounds() {
 }
 
 #[test]
+fn an_initiator_that_gives_up_between_rounds_is_forgotten_at_once() {
+    let mut pair = delivered(["pp", "pp"], 4);
+    pair.take(1, |_| true).unwrap();
+    let sa = pair.ends[0].ike_sas(pair.now)[0].id;
+    pair.sa_by_id(0, sa, |sa, ctx| {
+        sa.next_request -= 1;
+        let failed = [say(NotifyType::AUTHENTICATION_FAILED)];
+        sa.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Auth, &failed).unwrap();
+    });
+    let next = pair.take(1, |_| true).unwrap();
+    pair.deliver(1, next);
+    assert!(pair.ends[1].ike_sas(pair.now).is_empty());
+    assert!(pair.story(1).contains("the initiator has given up"), "{}", pair.story(1));
+}
+
+#[test]
+fn who_expects_eap_in_any_round_cannot_initiate() {
+    for rounds in [["pe", "p"], ["ep", "pp"]] {
+        let mut pair = with(rounds, |_, _| {});
+        pair.start(1);
+        pair.run(Duration::from_secs(1));
+        refused(&mut pair, 1, "so the peer has to initiate it");
+    }
+}
+
+#[test]
 fn b11_the_same_request_has_the_same_answer_in_every_round() {
     for count in [2, 4, 6] {
         let mut pair = delivered(["ppp", "ppp"], count);
