@@ -453,10 +453,11 @@ impl IkeSa {
         }
     }
 
-    /// Which SA of a place sends when `id` does not any more.
-    pub(super) fn heir(&self, place: Place, id: ChildSaId) -> Option<ChildSaId> {
+    /// Which SA of a place sends when `id` does not any more, nor what is redundant to `winner`.
+    pub(super) fn heir(&self, place: Place, id: ChildSaId, winner: Option<ChildSaId>) -> Option<ChildSaId> {
         let fits = |c: &&ChildSa| c.place() == place && c.id != id && !c.has_ended() && c.may_send();
-        let rank = |c: &&ChildSa| (c.outbound && c.redundant_to.is_none(), c.redundant_to.is_none());
+        let stays = |c: &ChildSa| c.redundant_to.is_none() || c.redundant_to != winner;
+        let rank = |c: &&ChildSa| (c.outbound && stays(c), c.redundant_to.is_none());
         self.children.iter().filter(fits).max_by_key(rank).map(|c| c.id)
     }
 
@@ -468,10 +469,12 @@ impl IkeSa {
         }
         let place = child.place();
         let mut others = self.children.iter().filter(|c| c.policy == place.0 && c.id != id && !c.has_ended());
-        let (successor, last) = (self.heir(place, id), others.next().is_none());
+        let last = others.next().is_none();
+        let winner = child.peer_rekey.as_ref().map(|theirs| theirs.new);
+        let successor = self.heir(place, id, winner);
         if let Some(new) = successor {
             self.activate(ctx, new);
-            self.delete_redundant(place);
+            self.delete_redundant([Some(id), winner]);
         }
         let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);
@@ -487,9 +490,10 @@ impl IkeSa {
         updown::lower(ctx, raised);
     }
 
-    /// Deletes what a simultaneous rekeying has made superfluous.
-    pub(super) fn delete_redundant(&mut self, place: Place) {
-        for child in self.children.iter_mut().filter(|c| c.place() == place && c.redundant_to.is_some()) {
+    /// Deletes what simultaneous rekeyings that ended with these SAs have made superfluous.
+    pub(super) fn delete_redundant(&mut self, to: [Option<ChildSaId>; 2]) {
+        let redundant = |c: &&mut ChildSa| c.redundant_to.is_some() && to.contains(&c.redundant_to);
+        for child in self.children.iter_mut().filter(redundant) {
             child.redundant_to = None;
             child.state = ChildState::Deleting;
             child.outbound = false;
