@@ -442,6 +442,7 @@ fn child(name: &str, f: &Fields<'_>, issues: &mut Issues) -> Child {
             .map(|n| n as u16)
             .map_err(|expected| format!("mtu, or {expected}")),
     });
+    f.set("hostaccess", &mut c.hostaccess, issues, values::boolean);
     c.updown = f.get("updown", issues, |text| Ok(text.to_string()));
     f.set("copy_df", &mut c.copy_df, issues, values::boolean);
     f.set("copy_dscp", &mut c.copy_dscp, issues, |text| {

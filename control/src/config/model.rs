@@ -524,6 +524,8 @@ pub struct Child {
     pub tfc_padding: u16,
     /// Command line that runs when it comes up and when it goes down.
     pub updown: Option<String>,
+    /// Told to that command: traffic of this host itself shall pass as well.
+    pub hostaccess: bool,
     /// At start.
     pub start_action: StartAction,
     /// When the peer closes it.
@@ -557,6 +559,7 @@ impl Child {
             per_cpu_sas: None,
             tfc_padding: 0,
             updown: None,
+            hostaccess: false,
             start_action: StartAction::default(),
             close_action: StartAction::default(),
             dpd_action: DpdAction::default(),

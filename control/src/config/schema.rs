@@ -189,7 +189,7 @@ pub(super) const CHILD: SectionSpec = SectionSpec {
         ("copy_dscp", Here),
         ("encap", Here),
         ("copy_ecn", YES),
-        ("hostaccess", NO),
+        ("hostaccess", Here),
         ("hw_offload", NO),
         ("inactivity", Here),
         ("ipcomp", NO),

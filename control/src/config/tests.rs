@@ -174,6 +174,13 @@ fn child_sas_for_single_workers_are_a_choice_of_yes_and_no() {
     {
         assert_eq!(child(said).per_cpu_sas, expected);
     }
+    let shell = child("updown = /usr/lib/ipsec/_updown iptables\nhostaccess = yes");
+    assert_eq!((shell.updown.as_deref(), shell.hostaccess), (Some("/usr/lib/ipsec/_updown iptables"), true));
+    for (said, expected) in
+        [("", 0), ("tfc_padding = 0", 0), ("tfc_padding = 1000", 1000), ("tfc_padding = mtu", u16::MAX)]
+    {
+        assert_eq!(child(said).tfc_padding, expected, "{said}");
+    }
     let config = parse_str("t.conf", &with("", "per_cpu_sas = yes")).unwrap();
     assert!(config.describe().contains("further Child SAs for single workers"));
     let refused = &errors(&with("", "per_cpu_sas = encap"))[0];

@@ -258,6 +258,7 @@ impl IkeSa {
             ("PLUTO_PEER_ID", self.peer().map(|proven| proven.ike_id().to_string())),
             ("PLUTO_XAUTH_ID", eap.map(ToString::to_string)),
             ("PLUTO_UDP_ENC", self.encap.then(|| self.remote.port().to_string())),
+            ("PLUTO_HOST_ACCESS", child.config.hostaccess.then(|| "1".to_string())),
             ("MOBIKEX_CONNECTION", Some(self.conn.name.clone())),
         ];
         let (given, servers) =

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use mobikex::config::{AddrPattern, Config, StartAction};
+use mobikex::config::{AddrPattern, Child, Config, StartAction};
 use mobikex::ike::{AddressAction, Command};
+use mobikex_common::sa::Mode;
 
 use crate::pair::{Pair, config, ts};
 use crate::world::ip;
@@ -52,6 +53,7 @@ fn the_environment_tells_of_the_peer_and_the_way_to_it() {
     let mut mobile = [config(0), config(1)];
     mobile[0].connections[0].local_addrs = vec![AddrPattern::Any];
     mobile[1].connections[0].remote_addrs = vec![AddrPattern::Any];
+    mobile[1].connections[0].children[0].hostaccess = true;
     let [a, b] = mobile;
     let mut pair = Pair::with(81, a, b);
     pair.up(0);
@@ -75,6 +77,7 @@ fn the_environment_tells_of_the_peer_and_the_way_to_it() {
         "PLUTO_PEER=192.0.2.1",
         "PLUTO_PEER_ID=a.example",
         "PLUTO_UDP_ENC=4500",
+        "PLUTO_HOST_ACCESS=1",
         "MOBIKEX_CONNECTION=home",
         "PLUTO_MY_CLIENT=10.2.0.0/16",
         "PLUTO_MY_PORT=0",
@@ -121,6 +124,54 @@ fn other_inner_addresses_end_what_was_before_them() {
     ];
     assert_eq!(told(&pair, 1), expected);
     assert_eq!(told(&pair, 0).len(), 3);
+}
+
+#[test]
+fn virtual_addresses_are_told_on_both_sides() {
+    let pools = "v4 { addrs = 10.3.0.0/30\n dns = 10.2.0.53, fd02::53\n }\n v6 { addrs = fd03::/64\n }";
+    let [a, b] = crate::configuration::configs("0.0.0.0 ::", pools);
+    let mut pair = Pair::with(86, a, b);
+    pair.up(0);
+    pair.advance(SECOND);
+    for (host, side, dns) in [(0, "MY", true), (1, "PEER", false)] {
+        let runs = pair.hosts[host].told[0].1.runs(true);
+        let verbs: Vec<&str> = runs.iter().map(|run| run.verb.as_str()).collect();
+        assert_eq!(verbs, ["up-client", "up-client-v6"]);
+        let told: Vec<String> =
+            runs[1].variables.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        for (name, value) in [("", "10.3.0.1"), ("4_1", "10.3.0.1"), ("6_1", "fd03::1")] {
+            let expected = format!("PLUTO_{side}_SOURCEIP{name}={value}");
+            assert!(told.contains(&expected), "{expected}: {told:?}");
+        }
+        assert_eq!(told.iter().filter(|line| line.contains("SOURCEIP")).count(), 3);
+        for expected in ["PLUTO_DNS4_1=10.2.0.53", "PLUTO_DNS6_1=fd02::53"] {
+            assert_eq!(told.iter().any(|line| line == expected), dns, "{told:?}");
+        }
+    }
+}
+
+#[test]
+fn in_transport_mode_a_move_is_another_pair() {
+    let change = |me: usize| -> Config {
+        let mut c = config(me);
+        let conn = &mut c.connections[0];
+        (conn.local_addrs, conn.encap) = (vec![AddrPattern::Any], false);
+        conn.children[0] = Child { mode: Mode::Transport, ..Child::new("net") };
+        if me == 1 {
+            conn.remote_addrs = vec![AddrPattern::Any];
+        }
+        c
+    };
+    let mut pair = Pair::with(85, change(0), change(1));
+    pair.up(0);
+    pair.advance(SECOND);
+    assert_eq!(told(&pair, 1), ["up-host 192.0.2.2/32 192.0.2.1/32"]);
+    pair.replace_all(0, "192.0.2.77");
+    pair.advance(60 * SECOND);
+    let now = told(&pair, 1);
+    assert_eq!(now[1], "down-host 192.0.2.2/32 192.0.2.1/32");
+    assert_eq!(now.last().unwrap(), "up-host 192.0.2.2/32 192.0.2.77/32", "{now:?}");
+    assert_eq!(pair.hosts[1].raised.len(), 1);
 }
 
 #[test]
