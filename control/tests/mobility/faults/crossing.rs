@@ -1,7 +1,7 @@
 //! Schedules in which SAs, probes and answers cross each other.
 
 use mobikex::config::ReturnRoutability::{After, Off};
-use mobikex_common::addr::Scheduler::{Packet, Redundant};
+use mobikex_common::addr::Scheduler::{Backup, Packet, Redundant};
 
 use super::{CALM, fault};
 use crate::schedule::Step::*;
@@ -179,6 +179,20 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Nat { on: true }, 224),
                 (Rekey { host: 1, child: true }, 26),
             ],
+        ),
+        fault(
+            "the end of another SA made one send that a simultaneous rekeying had made, before the peer had it",
+            24_002_339,
+            Setup {
+                scheduler: Backup,
+                filters: true,
+                v6: true,
+                addresses: [2, 1],
+                loss: 10,
+                reordering: 20,
+                ..CALM
+            },
+            &[(Rekey { host: 1, child: true }, 2525), (Rekey { host: 0, child: true }, 378)],
         ),
     ]
 }
