@@ -331,9 +331,29 @@ impl IkeSa {
         answered: Path,
         only_there: bool,
     ) -> Result<(), Gone> {
+        if let Some(id) = self.rekeyed_by
+            && let Some(mut sa) = ctx.others.take(id)
+        {
+            // By now that one has what the actions were about.
+            sa.conclude_actions(ctx, actions, payloads, only_there);
+            ctx.others.put(sa);
+            ctx.effects.push(Effect::RunTasks(id));
+            return Ok(());
+        }
         if only_there && actions.source == self.local {
             self.note_nat(ctx, payloads, answered);
         }
+        self.conclude_actions(ctx, actions, payloads, only_there);
+        Ok(())
+    }
+
+    fn conclude_actions(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        actions: &Actions,
+        payloads: &[Payload],
+        only_there: bool,
+    ) {
         if notify(payloads, NotifyType::UNEXPECTED_NAT_DETECTED).is_some()
             && self.mobility.nat_retries < NAT_RETRIES
         {
@@ -342,7 +362,7 @@ impl IkeSa {
             let by_hand = actions.requests.iter().filter(|r| r.by_hand);
             self.tasks.extend(by_hand.cloned().map(Task::Address));
             self.tasks.push_back(Task::Reconcile);
-            return Ok(());
+            return;
         }
         self.mobility.nat_retries = 0;
         for (request, id) in actions.requests.iter().zip(1u16..) {
@@ -366,7 +386,6 @@ impl IkeSa {
         }
         // Something may have been left over, or come up meanwhile.
         self.tasks.push_back(Task::Reconcile);
-        Ok(())
     }
 
     fn conclude_action(
@@ -446,6 +465,10 @@ impl IkeSa {
                         halves.local.remove(addr);
                     }
                 });
+            }
+            IMPLICIT if request.scope == Scope::All && !request.by_hand && !only_there => {
+                // The peer has taken one of the addresses from which it came: once more, from a single one.
+                self.mobility.remapped = true;
             }
             Wish::Update { old, new } => {
                 let new = SocketAddr::new(new.unwrap_or(source.ip()), port);

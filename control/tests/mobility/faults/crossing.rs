@@ -194,5 +194,17 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             },
             &[(Rekey { host: 1, child: true }, 2525), (Rekey { host: 0, child: true }, 378)],
         ),
+        fault(
+            "what an operator had asked for was answered when another IKE SA had the Child SAs",
+            25_071_534,
+            Setup { scheduler: Redundant, filters: true, addresses: [2, 1], ..CALM },
+            &[
+                (HandUpdate { host: 1, old: None, new: 4, check: false }, 1545),
+                (Add { host: 1, addr: 2 }, 2947),
+                (Rekey { host: 0, child: false }, 0),
+                (ReplaceBoth { addrs: [1, 2] }, 877),
+                (HandRemove { host: 1, addr: 0, check: false }, 762),
+            ],
+        ),
     ]
 }

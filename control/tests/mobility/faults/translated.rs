@@ -404,5 +404,25 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Add { host: 0, addr: 0 }, 1218),
             ],
         ),
+        fault(
+            "a move without a name went over several pairs, and the peer took another address than was thought",
+            25_068_678,
+            Setup {
+                scheduler: Redundant,
+                routability: Off,
+                private: true,
+                filters: true,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[
+                (Nat { on: true }, 1600),
+                (Replace { host: 0, addr: 1 }, 235),
+                (Add { host: 1, addr: 2 }, 2376),
+                (ReplaceBoth { addrs: [2, 1] }, 172),
+                (Nat { on: true }, 1826),
+                (Traffic { host: 1, on: true }, 2127),
+            ],
+        ),
     ]
 }
