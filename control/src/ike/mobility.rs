@@ -520,7 +520,7 @@ impl IkeSa {
 
     /// IKE messages go over a pair that works, if the current one does not, and not from an address that the peer refuses
     /// where another one works.
-    fn prefer_working_path(&mut self, ctx: &mut Ctx<'_>) {
+    pub(super) fn prefer_working_path(&mut self, ctx: &mut Ctx<'_>) {
         let current = self.current();
         let refused = |p: &Path| self.mobility.refused.contains(&p.local.ip());
         let works = self.mobility.table.health(&current) == Health::Up && ctx.network.has(current.local.ip());

@@ -22,7 +22,7 @@ use crate::config::ReturnRoutability;
 
 impl IkeSa {
     /// Addresses of the peer to which something may be sent.
-    fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
+    pub(super) fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
         let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
         live.flat_map(|c| c.halves.remote.iter().filter(|o| o.is_current(now)).map(|o| o.addr))
             .chain([self.remote])
@@ -199,6 +199,7 @@ impl IkeSa {
         }
         self.forget_checks(ctx.now);
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
+        self.prefer_working_path(ctx);
         self.unsettle(ctx);
         self.refresh(ctx);
     }

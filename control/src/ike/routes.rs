@@ -58,12 +58,17 @@ impl IkeSa {
     /// Where the peer may be found, the present address first.
     pub(super) fn peer_addresses(&self, now: Instant) -> Vec<SocketAddr> {
         let mut found = vec![self.remote];
+        // A NAT may show several as one address with several ports.
+        for outer in self.children.iter().flat_map(|c| c.halves.remote.iter()) {
+            if !found.contains(&outer.addr) {
+                found.push(outer.addr);
+            }
+        }
         let mut push = |addr: SocketAddr| {
             if !found.iter().any(|f| f.ip() == addr.ip()) {
                 found.push(addr);
             }
         };
-        self.children.iter().flat_map(|c| c.halves.remote.iter()).for_each(|o| push(o.addr));
         self.mobility.previous.iter().for_each(|(_, remote)| push(*remote));
         let port = self.remote.port();
         // In version 1 the responder has no other use for the initiator's list than to tell it of its own (RFC 4555 3.4,

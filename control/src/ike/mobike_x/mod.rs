@@ -212,8 +212,9 @@ impl IkeSa {
         ctx: &Ctx<'_>,
         wanted: &[IpAddr],
     ) -> Option<(SocketAddr, SocketAddr)> {
-        let ours = |p: &&PathState| wanted.contains(&p.path.local.ip());
-        let known = self.mobility.table.iter().filter(ours).filter(|p| p.health == Health::Up);
+        let used = self.used_addresses(ctx.now);
+        let fits = |p: &&PathState| wanted.contains(&p.path.local.ip()) && used.contains(&p.path.remote);
+        let known = self.mobility.table.iter().filter(fits).filter(|p| p.health == Health::Up);
         let known = known.map(|p| (p.path.local, p.path.remote)).next();
         known.or_else(|| {
             wanted.iter().find_map(|a| {

@@ -424,5 +424,23 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (Traffic { host: 1, on: true }, 2127),
             ],
         ),
+        fault(
+            "the IKE SA went to a port of the NAT that only Child SAs which had ended still knew",
+            25_086_606,
+            Setup {
+                scheduler: Packet,
+                encap: false,
+                private: true,
+                filters: true,
+                addresses: [2, 2],
+                ..CALM
+            },
+            &[
+                (Down { host: 0, child: true }, 234),
+                (Heal, 1840),
+                (Remove { host: 0, addr: 1 }, 118),
+                (Replace { host: 1, addr: 1 }, 0),
+            ],
+        ),
     ]
 }
