@@ -199,7 +199,9 @@ impl IkeSa {
         }
         self.forget_checks(ctx.now);
         ctx.event(Event::AddressChecked { ike: self.name(), addr: remote, reachable: true });
-        self.prefer_working_path(ctx);
+        if self.mobility.probes() {
+            self.prefer_working_path(ctx);
+        }
         self.unsettle(ctx);
         self.refresh(ctx);
     }
