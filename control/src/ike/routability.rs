@@ -312,7 +312,7 @@ impl IkeSa {
         self.mobility.table.iter().any(|p| p.path.remote == remote && p.health == Health::Up)
     }
 
-    /// Whether every answer to ESP to an address of the peer has failed to come lately.
+    /// Whether echoes to an address of the peer go unanswered, over every path.
     pub(super) fn is_silent(&self, remote: SocketAddr) -> bool {
         let down = |p: &PathState| p.path.remote == remote && p.health == Health::Down;
         self.mobility.table.iter().any(down) && !self.works(remote)

@@ -306,7 +306,7 @@ fn join(object: &mut Object, named: Option<&Named>, new: Outer, s: &Situation<'_
     }
     let lost = |a: &SocketAddr| a.ip() == new.addr.ip() && (s.silent)(*a);
     let silent = remote.iter().map(|o| o.addr).find(lost).filter(|_| !remote.has_exactly(new.addr));
-    remote.update(Replaces::Shown(silent.unwrap_or(new.addr)), new) || remote.add_shown(new)
+    silent.is_some_and(|old| remote.update(Replaces::Shown(old), new)) || remote.add_shown(new)
 }
 
 fn remove(chosen: &mut [(usize, Object)], addr: IpAddr) -> Verdict {
