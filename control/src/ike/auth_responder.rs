@@ -19,7 +19,7 @@ use super::prove::Parties;
 use super::roles::OriginalInitiator;
 use super::rounds;
 use super::rules::{self, notify};
-use super::sa::{Gone, Handshake, IkeSa, State};
+use super::sa::{Gone, Handshake, IkeSa, State, Task};
 use super::versions::Version;
 use crate::config::{Connection, Method, Unique};
 
@@ -379,6 +379,11 @@ impl IkeSa {
         answer.extend(self.authentication_lifetime());
         if rules::proposals(payloads).is_some() {
             answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
+        }
+        self.unconfirmed = self.children.iter().find(|c| c.resource.unheard).map(|c| c.id);
+        if self.unconfirmed.is_some() {
+            // Its answer says that the peer has ours.
+            self.tasks.push_back(Task::Liveness);
         }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }

@@ -21,6 +21,7 @@ use super::output::{ChildSaView, Event, Output};
 use super::resources::Resource;
 use super::roles::ExchangeInitiator;
 use super::sa::{Exchange, IkeSa, Task};
+use super::senders::sharer;
 use super::sets::Check;
 use super::updown::{self, Raised};
 use crate::config::{Child, StartAction, TsPattern};
@@ -142,12 +143,6 @@ impl ChildSa {
             }
             _ => self.expire_at,
         }
-    }
-
-    /// Whether it is what was agreed upon now.
-    fn is_for(&self, agreed: &Agreed) -> bool {
-        (&self.config.name, self.mode) == (&agreed.config.name, agreed.mode)
-            && (&self.ts_local, &self.ts_remote) == (&agreed.ts_local, &agreed.ts_remote)
     }
 
     /// Nothing goes out on it any more, since another policy has its traffic.
@@ -288,15 +283,15 @@ impl IkeSa {
     ) -> ChildSaId {
         let id = ctx.ids.child();
         let config = agreed.config.clone();
-        let trap = ctx.traps.policy(&self.conn.name, &config.name);
+        let trap = self.free_trap(ctx, &config.name);
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         let twin = self.children.iter().find(|c| c.is_live() && c.is_for(&agreed)).filter(|_| old.is_none());
-        let policy = match (old.or(twin).map(|c| c.policy).or(agreed.joins), trap) {
-            (Some(policy), _) => policy,
-            (None, Some(trap)) => trap,
-            (None, None) => ctx.ids.policy(),
-        };
-        let raised = old.and_then(|old| old.raised.clone());
+        let alone = old.or(twin).is_none() && agreed.joins.is_none();
+        let elder = self.elder(ctx, &agreed).filter(|_| alone);
+        let like = old.or(twin).or(elder).map(|c| c.policy).or(agreed.joins);
+        let raised = old.or(elder).and_then(|c| c.raised.clone());
+        let elder = elder.is_some();
+        let policy = like.or(trap).unwrap_or_else(|| ctx.ids.policy());
         let mut resource = old.map_or(agreed.resource, |old| old.resource.clone());
         // A rekeyed SA inherits the addresses of the one that it replaces.
         let (halves, leaving, retired) = match old {
@@ -307,7 +302,7 @@ impl IkeSa {
         // While there is no pair of addresses, what was there before stays.
         addresses.paths = old.map_or(addresses.paths, |old| old.addresses.paths.clone());
         let we_started = started_by == ExchangeInitiator::Us;
-        let outbound = we_started || (old.is_none() && twin.is_none() && resource.worker.is_none());
+        let outbound = we_started || (alone && !elder);
         resource.unheard = !outbound;
         let (keys_out, keys_in) = if we_started {
             (keymat.initiator, keymat.responder)
@@ -337,7 +332,7 @@ impl IkeSa {
             redundant_to: None,
             idle: Idle::new(ctx.now, config.inactivity),
             raised: None,
-            policy_stays: trap.is_some(),
+            policy_stays: trap == Some(policy),
             installed_at: ctx.now,
             rekey_at: ctx.soon_before(config.rekey_time, config.rand_time),
             expire_at: (!config.life_time.is_zero()).then(|| ctx.now + config.life_time),
@@ -382,7 +377,7 @@ impl IkeSa {
             info!(target: "CHD", "{} the peer takes no TFC padding, sending none", child.name());
         }
         if outbound {
-            self.outbound_only(child.place(), None);
+            self.note_sender(ctx, child.place(), None);
         }
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         ctx.out.push_back(Output::InstallChild { params: Box::new(params), outbound });
@@ -426,41 +421,6 @@ impl IkeSa {
         }
     }
 
-    /// Lets the policy's traffic go out on `id` from now on.
-    pub(super) fn activate(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        if let Some(child) = self.child(id).filter(|c| !c.outbound) {
-            child.resource.unheard = false;
-            let place = child.place();
-            self.outbound_only(place, Some(id));
-            ctx.out.push_back(Output::ActivateOutbound(id));
-        }
-    }
-
-    /// The peer has sent on `id`, so that it has it. A late packet on one that was replaced meanwhile says nothing.
-    pub(super) fn peer_sends_on(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        let Some(child) = self.child(id).filter(|c| c.is_live()) else { return };
-        child.resource.unheard = false;
-        let further = child.resource.worker.is_some() && child.fresh.is_some();
-        if !further || !self.has_sender_beside(id) {
-            self.activate(ctx, id);
-        }
-    }
-
-    /// One SA at a time sends in each place.
-    fn outbound_only(&mut self, place: Place, id: Option<ChildSaId>) {
-        for child in self.children.iter_mut().filter(|c| c.place() == place) {
-            child.outbound = Some(child.id) == id;
-        }
-    }
-
-    /// Which SA of a place sends when `id` does not any more, nor what is redundant to `winner`.
-    pub(super) fn heir(&self, place: Place, id: ChildSaId, winner: Option<ChildSaId>) -> Option<ChildSaId> {
-        let fits = |c: &&ChildSa| c.place() == place && c.id != id && !c.has_ended() && c.may_send();
-        let stays = |c: &ChildSa| c.redundant_to.is_none() || c.redundant_to != winner;
-        let rank = |c: &&ChildSa| (c.outbound && stays(c), c.redundant_to.is_none());
-        self.children.iter().filter(fits).max_by_key(rank).map(|c| c.id)
-    }
-
     /// The peer has deleted, or confirmed our DELETE of, a Child SA: sending ends, receiving lingers.
     pub(super) fn retire(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, reason: &str) {
         let Some(child) = self.children.iter().find(|c| c.id == id) else { return };
@@ -469,9 +429,10 @@ impl IkeSa {
         }
         let place = child.place();
         let mut others = self.children.iter().filter(|c| c.policy == place.0 && c.id != id && !c.has_ended());
-        let last = others.next().is_none();
+        let last = others.next().is_none() && sharer(ctx, place.0).is_none();
         let winner = child.peer_rekey.as_ref().map(|theirs| theirs.new);
-        let successor = self.heir(place, id, winner);
+        let successor = self.heir(ctx, place, id, winner);
+        let stays = self.children.iter().any(|c| Some(c.id) == successor);
         if let Some(new) = successor {
             self.activate(ctx, new);
             self.delete_redundant([Some(id), winner]);
@@ -480,7 +441,7 @@ impl IkeSa {
         child.state = ChildState::Lingering(ctx.now + LINGER);
         let raised = child.raised.take();
         ctx.out.push_back(Output::DeactivateOutbound(id));
-        if successor.is_none() {
+        if !stays {
             let (name, policy, trap) = (child.name(), child.policy, child.policy_stays);
             if last && !trap {
                 ctx.out.push_back(Output::RemovePolicy(policy));

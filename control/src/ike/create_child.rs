@@ -399,7 +399,7 @@ impl IkeSa {
             }
             // By now it may have been replaced itself.
             let live = self.child(winner).is_some_and(|c| c.is_live());
-            if let Some(sender) = Some(winner).filter(|_| live).or_else(|| self.heir(place, new, None)) {
+            if let Some(sender) = Some(winner).filter(|_| live).or_else(|| self.heir(ctx, place, new, None)) {
                 self.activate(ctx, sender);
             }
             self.delete_redundant([Some(winner), None]);

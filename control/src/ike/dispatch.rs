@@ -146,11 +146,13 @@ impl IkeSa {
                 match self.handle_informational_request(ctx, &payloads, (addresses.0, addresses.1), proof) {
                     Ok(answer) => self.answer(ctx, header.exchange, &answer),
                     Err(reason) => {
-                        let _ = self.send_response(ctx, header.exchange, &[]);
                         self.yield_to_peer_rekey(ctx);
                         // Who deletes the old one has the new one.
                         ctx.effects.extend(self.rekeyed_by.map(Effect::AskAgain));
-                        Err(self.close(ctx, &reason, false))
+                        let gone = self.close(ctx, &reason, false);
+                        // The peer may receive nothing on its Child SAs once it has the answer, and nothing goes out on them now.
+                        let _ = self.send_response(ctx, header.exchange, &[]);
+                        Err(gone)
                     }
                 }
             }
@@ -245,6 +247,7 @@ impl IkeSa {
         if !only_there && sent_there && pending.attempts > 0 && matches!(self.state, State::Established(_)) {
             self.found_working(ctx, addresses);
         }
+        self.answer_heard(ctx);
         match pending.exchange {
             Exchange::Init => {}
             Exchange::Auth => self.handle_auth_response(ctx, &payloads, proof)?,

@@ -76,6 +76,7 @@ impl IkeSa {
     /// Asks the peer to delete this IKE SA and with it all its children.
     pub(super) fn start_delete_ike(&mut self, ctx: &mut Ctx<'_>, reason: &str) -> Result<(), IkeError> {
         info!(target: "IKE", "deleting IKE_SA {} ({reason})", self.name());
+        self.leave_to_others(ctx);
         let payloads = [Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() })];
         let exchange = Exchange::DeleteIke(reason.to_string());
         self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)

@@ -6,7 +6,7 @@
 //! `create_child` and `rekey_ike` for CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof
 //! that only the integrity check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH
 //! check makes.
-//! What an SA wants done leaves through [`Output`].
+//! Which of several Child SAs sends is `senders`' to say. What an SA wants done leaves through [`Output`].
 
 mod addresses;
 mod auth;
@@ -64,6 +64,9 @@ mod routes;
 mod rules;
 mod sa;
 mod select;
+mod senders;
+#[cfg(test)]
+mod senders_tests;
 mod sets;
 mod signature;
 mod starts;

@@ -11,6 +11,7 @@ use super::ctx::{Ctx, Effect};
 use super::endpoint::Endpoint;
 use super::rules::notify;
 use super::sa::{IkeSa, Task};
+use super::senders::sharer;
 
 /// A new proof that failed is tried once more after this long.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -114,9 +115,12 @@ impl IkeSa {
         (self.rekey_at, self.reauth) = (None, Reauth { over: Some(by.to_string()), ..Reauth::default() });
         self.retries.clear();
         self.tasks.clear();
+        // What goes out from now on goes out on the new ones: the peer may not receive on these after our DELETE.
+        self.leave_to_others(ctx);
         for child in self.children.iter_mut().filter(|c| c.is_live()) {
-            // What goes out from now on goes out on the new one: the peer may not receive on this one after our DELETE.
-            child.hand_over(ctx);
+            if sharer(ctx, child.policy).is_none() {
+                child.hand_over(ctx);
+            }
             self.tasks.push_back(Task::DeleteChild(child.id));
         }
         self.retries.push((ctx.now + 2 * LINGER, Task::DeleteIke("reauthenticated".into())));

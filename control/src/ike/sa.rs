@@ -306,6 +306,8 @@ pub(super) struct IkeSa {
     pub(super) reauth: Reauth,
     /// We hold no other IKE SA with this peer, and may say so (INITIAL_CONTACT, RFC 7296 2.4).
     pub(super) first_contact: bool,
+    /// Made by our IKE_AUTH answer; an elder one sends until the peer is known to have it.
+    pub(super) unconfirmed: Option<ChildSaId>,
     /// The last request was never answered.
     pub(super) gave_up: bool,
     /// The peer has found a NAT on a way that has none (RFC 4555 3.9).
@@ -370,6 +372,7 @@ impl IkeSa {
             childless: false,
             reauth: Reauth::default(),
             first_contact: false,
+            unconfirmed: None,
             gave_up: false,
             unexpected_nat: false,
             doubted_at: None,
@@ -745,6 +748,7 @@ impl IkeSa {
         if restart {
             self.return_later(ctx, |_| true, |config| config.dpd_action.into());
         }
+        self.lodge_children(ctx, reason);
         for child in std::mem::take(&mut self.children) {
             child.remove(ctx, reason);
         }

@@ -28,6 +28,19 @@ pub(super) struct Datagram {
     pub(super) data: Vec<u8>,
 }
 
+/// Something that an end has done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Done {
+    /// An IKE message has gone out.
+    Sent,
+    /// An SA was installed, to be sent on or not.
+    Install(u32, bool),
+    Activate(u32),
+    Deactivate(u32),
+    Remove(u32),
+    RemovePolicy,
+}
+
 /// See the module.
 pub(super) struct Pair {
     pub(super) now: Instant,
@@ -35,6 +48,8 @@ pub(super) struct Pair {
     pub(super) events: [Vec<Event>; 2],
     /// Addresses of each end.
     pub(super) addresses: [BTreeSet<IpAddr>; 2],
+    /// What each end has done otherwise with the packet path, and the messages between.
+    pub(super) done: [Vec<Done>; 2],
     /// Datagrams that each end has sent.
     pub(super) sent: [Vec<Datagram>; 2],
     /// The payloads of the messages that each end has received.
@@ -85,6 +100,20 @@ pub(super) fn config(me: usize) -> Config {
     Config { connections: vec![connection], secrets: vec![secret], ..Config::default() }
 }
 
+impl Done {
+    fn of(output: &Output) -> Option<Self> {
+        match output {
+            Output::Transmit { data, .. } if data.len() > 1 => Some(Self::Sent),
+            Output::InstallChild { params, outbound } => Some(Self::Install(params.id.0, *outbound)),
+            Output::ActivateOutbound(id) => Some(Self::Activate(id.0)),
+            Output::DeactivateOutbound(id) => Some(Self::Deactivate(id.0)),
+            Output::RemoveChild(id) => Some(Self::Remove(id.0)),
+            Output::RemovePolicy(_) => Some(Self::RemovePolicy),
+            _ => None,
+        }
+    }
+}
+
 impl Pair {
     /// Not connected yet. `change` gets the number of the end and its connection.
     pub(super) fn new(change: impl Fn(usize, &mut Connection)) -> Self {
@@ -104,6 +133,7 @@ impl Pair {
             ends,
             events: Default::default(),
             addresses: ADDRS.map(|addr| BTreeSet::from([ip(addr)])),
+            done: Default::default(),
             sent: Default::default(),
             heard: Default::default(),
             flights: Vec::new(),
@@ -123,6 +153,14 @@ impl Pair {
 
     pub(super) fn start(&mut self, end: usize) {
         self.command(end, Command::Up { connection: "home".into(), child: None });
+    }
+
+    /// Begins with another IKE SA beside the one that an end has.
+    pub(super) fn start_beside(&mut self, end: usize) {
+        let conn = self.sa(end, |sa, _| sa.conn.clone());
+        let wanted = conn.children.iter().map(|child| child.name.clone()).collect();
+        self.ends[end].start(self.now, conn, wanted).unwrap();
+        self.collect(end);
     }
 
     pub(super) fn command(&mut self, end: usize, command: Command) {
@@ -239,6 +277,7 @@ impl Pair {
 
     fn collect(&mut self, end: usize) {
         while let Some(output) = self.ends[end].poll_output() {
+            self.done[end].extend(Done::of(&output));
             match output {
                 Output::Transmit { local, remote, nat_t, data } if data.len() > 1 => {
                     let flight = Datagram { source: local, destination: remote, nat_t, data };

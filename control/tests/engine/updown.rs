@@ -49,6 +49,23 @@ fn rekeying_is_neither_up_nor_down() {
 }
 
 #[test]
+fn a_new_proof_is_neither_up_nor_down() {
+    for wants in 0..2 {
+        let mut c = [config(0), config(1)];
+        c[wants].connections[0].reauth_time = 100 * SECOND;
+        let [a, b] = c;
+        let mut pair = Pair::with(82, a, b);
+        pair.up(0);
+        pair.advance(500 * SECOND);
+        assert!(pair.story(0).matches("established between").count() > 3, "{}", pair.story(0));
+        assert_eq!([told(&pair, 0), told(&pair, 1)], UP.map(|up| vec![up]));
+        pair.down(0, None);
+        pair.advance(10 * SECOND);
+        pair.assert_nothing_is_left();
+    }
+}
+
+#[test]
 fn the_environment_tells_of_the_peer_and_the_way_to_it() {
     let mut mobile = [config(0), config(1)];
     mobile[0].connections[0].local_addrs = vec![AddrPattern::Any];

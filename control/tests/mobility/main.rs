@@ -407,6 +407,7 @@ fn start_up_tries_every_pair() {
 fn moves_cross_rekeys() {
     for seed in 0..20 {
         let mut world = World::up(20 + seed, configs(|_| {}), [&A[..2], &B[..1]]);
+        world.traffic = Some(3 * MS);
         world.advance(SECOND);
         let child = seed.is_multiple_of(2).then(|| "net".to_string());
         world.command((seed % 2) as usize, Command::Rekey { connection: "home".into(), child });
@@ -417,6 +418,7 @@ fn moves_cross_rekeys() {
         world.assert_one_tunnel();
         world.assert_traffic_arrives();
         assert_eq!(world.carrying(1), [pair(B[0], A[1])], "seed {seed}");
+        assert_eq!([world.homeless(0), world.homeless(1)], [0, 0], "seed {seed}");
     }
 }
 

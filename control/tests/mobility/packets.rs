@@ -48,6 +48,8 @@ pub(super) struct Packets {
     turn: usize,
     /// Packets of the traffic that arrived.
     pub(super) arrived: u64,
+    /// Those that arrived for an SA that is not there.
+    pub(super) homeless: u64,
 }
 
 impl Host {
@@ -238,7 +240,10 @@ impl World {
     ) {
         let now = self.now;
         let host = &mut self.hosts[to];
-        let Some((params, _)) = host.children.values().find(|(p, _)| p.spi_in.0 == esp.spi) else { return };
+        let Some((params, _)) = host.children.values().find(|(p, _)| p.spi_in.0 == esp.spi) else {
+            host.packets.homeless += 1;
+            return;
+        };
         let (id, out) = (params.id, params.spi_out.0);
         let path = Path { local: destination, remote: source };
         let on_path = params.addresses.paths.iter().any(|p| p.path == path && p.encap == esp.encap);

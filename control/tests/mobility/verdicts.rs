@@ -83,6 +83,11 @@ impl World {
         self.hosts[host].packets.arrived
     }
 
+    /// ESP packets that have arrived at a host that has no SA for them.
+    pub fn homeless(&self, host: usize) -> u64 {
+        self.hosts[host].packets.homeless
+    }
+
     pub(super) fn assert_invariants(&self) {
         for host in &self.hosts {
             for (params, _) in host.children.values() {

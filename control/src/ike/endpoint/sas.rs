@@ -9,11 +9,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
-use mobikex_common::sa::ChildSaId;
+use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::spi::IkeSpi;
 use mobikex_common::wire::ike::Identification;
 
 use crate::config::Connection;
+use crate::ike::child::{ChildSa, Place};
 use crate::ike::keys::SkKeys;
 use crate::ike::sa::IkeSa;
 
@@ -28,6 +29,7 @@ pub(in crate::ike) struct Sas {
     by_spi: HashMap<IkeSpi, u32>,
     by_first_request: HashMap<FirstRequest, u32>,
     by_child: HashMap<ChildSaId, u32>,
+    by_policy: Groups<PolicyId>,
     by_connection: Groups<String>,
     by_peer: Groups<Vec<u8>>,
     by_remote: Groups<IpAddr>,
@@ -47,7 +49,7 @@ struct Indexed {
     spi: Option<IkeSpi>,
     /// Of an SA that the peer has initiated; it stays as long as the SA, so that a late copy of the request begins no other.
     first_request: Option<FirstRequest>,
-    children: Vec<ChildSaId>,
+    children: Vec<(ChildSaId, PolicyId)>,
     connection: Option<Arc<Connection>>,
     peer: Option<Vec<u8>>,
     remotes: Vec<IpAddr>,
@@ -118,15 +120,17 @@ impl Sas {
             self.by_first_request.insert(request, id);
             was.first_request = Some(request);
         }
-        if !sa.children.iter().map(|c| c.id).eq(was.children.iter().copied()) {
-            for child in was.children.drain(..) {
+        if !sa.children.iter().map(|c| (c.id, c.policy)).eq(was.children.iter().copied()) {
+            for (child, policy) in was.children.drain(..) {
                 // It may have moved to another SA meanwhile.
                 if self.by_child.get(&child) == Some(&id) {
                     self.by_child.remove(&child);
                 }
+                self.by_policy.remove(&policy, id);
             }
-            was.children.extend(sa.children.iter().map(|c| c.id));
-            self.by_child.extend(was.children.iter().map(|child| (*child, id)));
+            was.children.extend(sa.children.iter().map(|c| (c.id, c.policy)));
+            self.by_child.extend(was.children.iter().map(|(child, _)| (*child, id)));
+            was.children.iter().for_each(|(_, policy)| self.by_policy.add(*policy, id));
         }
         if was.connection.as_ref().is_none_or(|conn| conn.name != sa.conn.name) {
             was.connection.iter().for_each(|conn| self.by_connection.remove(&conn.name, id));
@@ -170,10 +174,11 @@ impl Sas {
         was.first_request.iter().for_each(|request| {
             self.by_first_request.remove(request);
         });
-        for child in &was.children {
+        for (child, policy) in &was.children {
             if self.by_child.get(child) == Some(&id) {
                 self.by_child.remove(child);
             }
+            self.by_policy.remove(policy, id);
         }
         was.connection.iter().for_each(|conn| self.by_connection.remove(&conn.name, id));
         was.peer.iter().for_each(|peer| self.by_peer.remove(peer, id));
@@ -237,6 +242,27 @@ impl Sas {
         self.by_child.get(&child).copied().filter(|id| self.contains(*id))
     }
 
+    /// A Child SA of an IKE SA that is not at work.
+    pub(in crate::ike) fn child(&self, id: ChildSaId) -> Option<&ChildSa> {
+        self.get(*self.by_child.get(&id)?)?.children.iter().find(|c| c.id == id)
+    }
+
+    /// Those that have Child SAs of a policy, oldest first.
+    pub(in crate::ike) fn with_policy(&self, policy: PolicyId) -> impl Iterator<Item = &IkeSa> {
+        self.group(self.by_policy.0.get(&policy))
+    }
+
+    /// Notes which Child SA sends in a place. That is the one thing about SAs that are not at work that may change, and no
+    /// index knows it.
+    pub(in crate::ike) fn note_sender(&mut self, place: Place, id: Option<ChildSaId>) {
+        for sa in self.by_policy.0.get(&place.0).into_iter().flatten() {
+            let entry = self.entries.get_mut(sa).and_then(|entry| entry.sa.as_mut());
+            for child in entry.into_iter().flat_map(|sa| &mut sa.children).filter(|c| c.place() == place) {
+                child.outbound = Some(child.id) == id;
+            }
+        }
+    }
+
     /// Those of a connection, oldest first.
     pub(in crate::ike) fn of_connection<'a>(
         &'a self,
@@ -279,6 +305,17 @@ impl Sas {
         assert_eq!(self.by_spi, all.iter().map(|sa| (sa.our_spi(), sa.id)).collect());
         let children = all.iter().flat_map(|sa| sa.children.iter().map(|c| (c.id, sa.id)));
         assert_eq!(self.by_child, children.collect());
+        for (policy, ids) in &self.by_policy.0 {
+            let has_it = |sa: &&&IkeSa| sa.children.iter().any(|c| c.policy == *policy);
+            assert_eq!(*ids, all.iter().filter(has_it).map(|sa| sa.id).collect());
+            // Whoever sends is alone in its place, whichever IKE SA it belongs to.
+            let senders =
+                all.iter().flat_map(|sa| &sa.children).filter(|c| c.policy == *policy && c.outbound);
+            let places: Vec<Place> = senders.map(ChildSa::place).collect();
+            assert!(places.iter().all(|place| places.iter().filter(|p| *p == place).count() == 1));
+        }
+        let policies = all.iter().flat_map(|sa| sa.children.iter().map(|c| c.policy));
+        assert_eq!(self.by_policy.0.len(), policies.collect::<BTreeSet<_>>().len());
         assert_eq!(self.half_open, all.iter().filter(|sa| sa.is_half_open()).count());
         let group = |keys: Vec<(Vec<u8>, u32)>| {
             let mut groups = HashMap::<Vec<u8>, BTreeSet<u32>>::new();
@@ -321,6 +358,7 @@ mod tests {
             assert!(
                 sas.is_empty() && sas.timeouts.is_empty() && sas.by_spi.is_empty() && sas.by_child.is_empty()
             );
+            assert!(sas.by_policy.0.is_empty());
             assert!(sas.by_first_request.is_empty() && sas.by_connection.0.is_empty());
             assert!(sas.by_peer.0.is_empty() && sas.by_remote.0.is_empty() && sas.half_open == 0);
         }
