@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use mobikex::config::{self, AddrPattern, AuthRound, Config, Connection, PskSecret, TsPattern};
 use mobikex::ike::{Command as IkeCommand, Endpoint, Output};
 use mobikex_common::sa::{ChildSaId, ChildSaParams};
+use mobikex_common::wire::ike::Identification;
 
 const OURS: &str = "10.99.0.1";
 const THEIRS: &str = "10.99.0.2";
@@ -126,6 +127,15 @@ impl Charon {
     fn swanctl(&self, what: &str) -> String {
         let output = self.swanctl_command(what).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Waits until something stands in the log.
+    fn until_logged(&self, what: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.log().contains(what) {
+            assert!(Instant::now() < deadline, "charon never said {what}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     fn log(&self) -> String {
@@ -400,4 +410,15 @@ fn disagreement_is_reported_and_leaves_nothing() {
     live.swanctl(&charon, "--initiate --child net --timeout 5");
     assert!(live.events.contains("MAC of b.example is wrong"), "{}", live.events);
     assert!(live.views().is_empty() && live.children.is_empty());
+    drop(live);
+    // Whom we do not accept must not believe in us.
+    let mut config = our_config(proposals, esp, "correct horse");
+    config.connections[0].remote.id = Some(Identification::pattern("*.example.org").unwrap());
+    let mut live = Live::new(config);
+    live.command(IkeCommand::Up { connection: "home".into(), child: None });
+    live.until("it is somebody else", |l| l.views().is_empty());
+    assert!(live.events.contains("b.example"), "{}", live.events);
+    charon.until_logged("parsed INFORMATIONAL request 2 [ N(AUTH_FAILED) ]");
+    let list = charon.swanctl("--list-sas");
+    assert!(!list.contains("ESTABLISHED") && !list.contains("INSTALLED"), "{list}");
 }

@@ -149,8 +149,10 @@ impl IkeSa {
                 self.unexpected_nat =
                     matches!(error, IkeError::Notified(NotifyType::UNEXPECTED_NAT_DETECTED));
                 let mut reason = error.to_string();
-                if let IkeError::Notified(NotifyType::AUTHENTICATION_FAILED) = error {
-                    reason += &self.claimed();
+                match error {
+                    IkeError::Notified(NotifyType::AUTHENTICATION_FAILED) => reason += &self.claimed(),
+                    IkeError::Notified(_) => {}
+                    _ => self.reject(ctx),
                 }
                 return Err(self.close(ctx, &reason, false));
             }
@@ -191,6 +193,18 @@ impl IkeSa {
         }
         self.run_tasks(ctx);
         Ok(())
+    }
+
+    /// The responder, which may believe in the IKE SA by now, learns that it is not accepted, and not why (RFC 7296 2.21.2). Nobody
+    /// waits for its answer.
+    fn reject(&mut self, ctx: &mut Ctx<'_>) {
+        let refusal = [Payload::Notify(Notify::new(NotifyType::AUTHENTICATION_FAILED, Vec::new()))];
+        info!(target: "IKE", "{} sending AUTHENTICATION_FAILED", self.name());
+        if let Err(error) =
+            self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(None), &refusal)
+        {
+            info!(target: "IKE", "{} {error}", self.name());
+        }
     }
 
     /// One response: the responder's part of it, then ours. The peer, once both sides are at their end.

@@ -436,6 +436,7 @@ impl IkeSa {
         if let Some(new) = successor {
             self.activate(ctx, new);
             self.delete_redundant([Some(id), winner]);
+            self.reinstate(new, id);
         }
         let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);

@@ -12,7 +12,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload, ProtocolId};
 use tracing::info;
 
-use super::child::{Agreed, ChildOffer, ChildState, PeerChildRekey};
+use super::child::{Agreed, ChildOffer, ChildSa, ChildState, PeerChildRekey};
 use super::crypt::Protected;
 use super::ctx::Ctx;
 use super::error::IkeError;
@@ -113,12 +113,22 @@ impl IkeSa {
                 ctx.spis.release(spi);
                 let reason = match &error {
                     IkeError::Notified(kind) => format!("the peer answered {kind}{offered}"),
-                    other => other.to_string(),
+                    other => {
+                        self.disown(ctx, spi);
+                        other.to_string()
+                    }
                 };
                 ctx.event(Event::ChildFailed { ike: self.name(), child: name, reason });
                 None
             }
         }
+    }
+
+    /// The peer has made a Child SA by an answer that is of no use here, as when it does not agree to transport mode: it is told
+    /// to delete it (RFC 7296 1.3.1).
+    fn disown(&mut self, ctx: &mut Ctx<'_>, spi_in: Spi) {
+        let task = Task::TellEnd(ctx.ids.child(), spi_in);
+        self.tasks.push_back(task);
     }
 
     /// Answers a peer's offer in IKE_AUTH: a Child SA, or the reason why there is none (the IKE SA stands
@@ -338,8 +348,10 @@ impl IkeSa {
         }
         let Some(nr) = rules::nonce(payloads).cloned() else {
             ctx.spis.release(offer.spi_in);
+            self.disown(ctx, offer.spi_in);
             let reason = "the peer's answer has no nonce".to_string();
-            return ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
+            ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
+            return self.rekey_again(ctx, rekeys);
         };
         let lowest = offer.ni.clone().min(nr.clone());
         let deleted = offer.deleted.clone();
@@ -352,7 +364,7 @@ impl IkeSa {
             if let Some((policy, _)) = own {
                 self.no_more(policy, &config.name, "the peer's answer is of no use");
             }
-            return;
+            return self.rekey_again(ctx, rekeys);
         };
         self.put_off = 0;
         self.conclude_rekeying(ctx, rekeys, new, lowest);
@@ -362,6 +374,19 @@ impl IkeSa {
         }
         if self.child(new).is_some_and(|c| deleted.contains(&c.spi_out)) {
             self.retire(ctx, new, "deleted by the peer");
+        }
+    }
+
+    /// The peer has deleted what it had made itself in the place of `old`, perhaps because it could not use our answer: that stays
+    /// as it was, unless it is about to go.
+    pub(super) fn reinstate(&mut self, old: ChildSaId, deleted: ChildSaId) {
+        let deleting = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteChild(id)) if *id == old);
+        if deleting || self.tasks.contains(&Task::DeleteChild(old)) {
+            return;
+        }
+        let by = |c: &&mut ChildSa| c.peer_rekey.as_ref().is_some_and(|theirs| theirs.new == deleted);
+        if let Some(child) = self.child(old).filter(by).filter(|c| c.state == ChildState::Rekeyed) {
+            (child.state, child.peer_rekey) = (ChildState::Installed, None);
         }
     }
 
@@ -479,13 +504,18 @@ impl IkeSa {
     ) {
         let reason = format!("the peer answered {}{offered}", error.kind);
         ctx.event(Event::ChildFailed { ike: self.name(), child: config.name.clone(), reason });
-        if let Some(id) = old {
-            // Still good until its lifetime ends; try again before that.
-            if let Some(child) = self.child(id) {
-                child.state = ChildState::Installed;
-            }
-            self.retry_later(ctx, Task::RekeyChild(id));
-        }
+        self.rekey_again(ctx, old);
+    }
+
+    /// An SA could not be rekeyed. It is still good until its lifetime ends, and there is time for another try.
+    fn rekey_again(&mut self, ctx: &mut Ctx<'_>, old: Option<ChildSaId>) {
+        let Some(child) = old.and_then(|id| self.child(id)).filter(|c| c.state == ChildState::Rekeying)
+        else {
+            return;
+        };
+        child.state = ChildState::Installed;
+        let task = Task::RekeyChild(child.id);
+        self.retry_later(ctx, task);
     }
 
     /// A CREATE_CHILD_SA request for a Child SA, new or rekeyed; returns the answer.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use mobikex_common::addr::Path;
 use mobikex_common::sa::ChildSaId;
 use mobikex_common::spi::Spi;
-use mobikex_common::wire::ike::{Delete, ExchangeType, Payload, ProtocolId};
+use mobikex_common::wire::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
 use tracing::info;
 
 use super::child::ChildState;
@@ -13,6 +13,7 @@ use super::crypt::Protected;
 use super::ctx::Ctx;
 use super::error::IkeError;
 use super::path_table::path;
+use super::rules::notify;
 use super::sa::{Exchange, Gone, IkeSa, Task};
 use super::versions::Version;
 
@@ -91,6 +92,10 @@ impl IkeSa {
         _proof: Protected,
     ) -> Result<Vec<Payload>, String> {
         self.obey_lifetime(ctx, payloads);
+        if notify(payloads, NotifyType::AUTHENTICATION_FAILED).is_some() {
+            return Err("the peer does not accept our proof (AUTHENTICATION_FAILED); why stands in its log"
+                .to_string());
+        }
         let mut answer_spis = Vec::new();
         for payload in payloads {
             let Payload::Delete(delete) = payload else { continue };

@@ -20,6 +20,8 @@ mod configuration;
 mod configuration_tests;
 mod cookie;
 mod create_child;
+#[cfg(test)]
+mod create_child_tests;
 mod crypt;
 mod ctx;
 mod dispatch;

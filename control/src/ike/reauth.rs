@@ -13,6 +13,9 @@ use super::rules::notify;
 use super::sa::{IkeSa, Task};
 use super::senders::sharer;
 
+/// What is still on its way on an old Child SA has this long to reach the peer before that is told to delete it: many receive
+/// nothing on it from that moment on.
+const DRAIN: Duration = Duration::from_secs(2);
 /// A new proof that failed is tried once more after this long.
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -115,13 +118,13 @@ impl IkeSa {
         (self.rekey_at, self.reauth) = (None, Reauth { over: Some(by.to_string()), ..Reauth::default() });
         self.retries.clear();
         self.tasks.clear();
-        // What goes out from now on goes out on the new ones: the peer may not receive on these after our DELETE.
+        // What goes out from now on goes out on the new ones.
         self.leave_to_others(ctx);
         for child in self.children.iter_mut().filter(|c| c.is_live()) {
             if sharer(ctx, child.policy).is_none() {
                 child.hand_over(ctx);
             }
-            self.tasks.push_back(Task::DeleteChild(child.id));
+            self.retries.push((ctx.now + DRAIN, Task::DeleteChild(child.id)));
         }
         self.retries.push((ctx.now + 2 * LINGER, Task::DeleteIke("reauthenticated".into())));
         self.run_tasks(ctx);

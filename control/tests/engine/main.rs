@@ -35,6 +35,7 @@ use mobikex::config::{DpdAction, TsPattern, Unique};
 use mobikex::ike::{ChildEvent, Command};
 use mobikex_common::alg::KeyExchange;
 use mobikex_common::sa::Mode;
+use mobikex_common::wire::ike::Identification;
 use pair::{Pair, config, starting, ts};
 use rand_chacha::ChaCha20Rng;
 use rand_core::{Rng, SeedableRng};
@@ -170,6 +171,20 @@ fn b4_nothing_that_was_not_offered_is_selected() {
     pair.assert_nothing_is_left();
     let reason = pair.story(0);
     assert!(reason.contains("NO_PROPOSAL_CHOSEN") && reason.contains("AES_GCM_16_256"), "{reason}");
+}
+
+/// The responder has sent its proof last, and believes in the IKE SA.
+#[test]
+fn a_responder_that_is_not_accepted_learns_it() {
+    let mut a = config(0);
+    a.connections[0].remote.id = Some(Identification::pattern("*.example.org").unwrap());
+    a.secrets[0].ids.clear();
+    let mut pair = Pair::with(1, a, config(1));
+    pair.up(0);
+    pair.advance(Duration::from_millis(100));
+    pair.assert_nothing_is_left();
+    assert!(pair.story(0).contains("b.example"), "{}", pair.story(0));
+    assert!(pair.story(1).contains("the peer does not accept our proof"), "{}", pair.story(1));
 }
 
 #[test]
