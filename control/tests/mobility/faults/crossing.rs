@@ -206,5 +206,24 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
                 (HandRemove { host: 1, addr: 0, check: false }, 762),
             ],
         ),
+        fault(
+            "a refusal that came late made an SA live again that had been deleted",
+            27_030_983,
+            Setup {
+                transport: true,
+                routability: Off,
+                filters: true,
+                addresses: [1, 2],
+                loss: 14,
+                duplication: 10,
+                ..CALM
+            },
+            &[
+                (Heal, 3549),
+                (Replace { host: 0, addr: 1 }, 922),
+                (Rekey { host: 0, child: true }, 28),
+                (Rekey { host: 1, child: true }, 1797),
+            ],
+        ),
     ]
 }
