@@ -18,7 +18,9 @@ use super::error::IkeError;
 use super::prove::{self, Parties};
 use super::rounds;
 use super::rules::{self, error_notify};
-use super::sa::{AuthSent, Exchange, Gone, Handshake, IkeSa, State, Task};
+use super::sa::{AuthSent, Gone, Handshake, IkeSa, State};
+use super::tasks::Task;
+use super::window::Exchange;
 
 /// How a round of ours begins.
 struct Opening {
@@ -189,7 +191,7 @@ impl IkeSa {
             self.finish_child(ctx, *offer, &payloads, &handshake.nr);
         }
         for name in std::mem::take(&mut self.wanted) {
-            self.tasks.push_back(Task::CreateChild(name));
+            self.tasks.push(Task::CreateChild(name));
         }
         self.run_tasks(ctx);
         Ok(())

@@ -19,7 +19,8 @@ use super::prove::Parties;
 use super::roles::OriginalInitiator;
 use super::rounds;
 use super::rules::{self, notify};
-use super::sa::{Gone, Handshake, IkeSa, State, Task};
+use super::sa::{Gone, Handshake, IkeSa, State};
+use super::tasks::Task;
 use super::versions::Version;
 use crate::config::{Connection, Method, Unique};
 
@@ -383,7 +384,7 @@ impl IkeSa {
         self.unconfirmed = self.children.iter().find(|c| c.resource.unheard).map(|c| c.id);
         if self.unconfirmed.is_some() {
             // Its answer says that the peer has ours.
-            self.tasks.push_back(Task::Liveness);
+            self.tasks.push(Task::Liveness);
         }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }

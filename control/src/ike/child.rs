@@ -20,10 +20,12 @@ use super::keys::ChildKeymat;
 use super::output::{ChildSaView, Event, Output};
 use super::resources::Resource;
 use super::roles::ExchangeInitiator;
-use super::sa::{Exchange, IkeSa, Task};
+use super::sa::IkeSa;
 use super::senders::sharer;
 use super::sets::Check;
+use super::tasks::Task;
 use super::updown::{self, Raised};
+use super::window::Exchange;
 use crate::config::{Child, StartAction, TsPattern};
 
 /// After DELETE, packets that were already on their way are still accepted for this long.
@@ -370,7 +372,7 @@ impl IkeSa {
         if old.is_none() && (self.mobility.announced.len() > 1 || telling) {
             // A new set starts with one pair: the peer is to hear of our other addresses for this one too.
             self.mobility.tell_all = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         }
         info!(target: "CHD", "{} selected proposal {}", self.name(), child.suite);
         if params.tfc_padding < child.config.tfc_padding {
@@ -417,7 +419,7 @@ impl IkeSa {
         let theirs = twins.clone().any(|c| of(ExchangeInitiator::Peer)(&c));
         if let (true, Some(ours)) = (theirs, twins.find(of(ExchangeInitiator::Us)).map(|c| c.id)) {
             info!(target: "CHD", "{} both have asked for the same: the peer's stays", self.name());
-            self.tasks.push_back(Task::DeleteChild(ours));
+            self.tasks.push(Task::DeleteChild(ours));
         }
     }
 
@@ -459,7 +461,7 @@ impl IkeSa {
             child.redundant_to = None;
             child.state = ChildState::Deleting;
             child.outbound = false;
-            self.tasks.push_back(Task::DeleteChild(child.id));
+            self.tasks.push(Task::DeleteChild(child.id));
         }
     }
 
@@ -491,11 +493,11 @@ impl IkeSa {
                 child.state = ChildState::Deleting;
                 let task = Task::DeleteChild(child.id);
                 info!(target: "CHD", "{} its lifetime is over", child.name());
-                self.tasks.push_back(task);
+                self.tasks.push(task);
             } else if child.rekey_at.is_some_and(|at| at <= ctx.now) && child.state == ChildState::Installed {
                 child.rekey_at = None;
                 child.state = ChildState::Rekeying;
-                self.tasks.push_back(Task::RekeyChild(self.children[index].id));
+                self.tasks.push(Task::RekeyChild(self.children[index].id));
             }
             index += 1;
         }

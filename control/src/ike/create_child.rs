@@ -21,9 +21,11 @@ use super::output::Event;
 use super::resources::{self, Further, Resource};
 use super::roles::ExchangeInitiator;
 use super::rules::{self, error_notify, find, notify};
-use super::sa::{Exchange, IkeSa, Task};
+use super::sa::IkeSa;
 use super::select;
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::Exchange;
 use crate::config::Child;
 
 /// Unknown SAs whose DELETE is remembered while an answer is awaited: more than one is unheard of.
@@ -128,7 +130,7 @@ impl IkeSa {
     /// to delete it (RFC 7296 1.3.1).
     fn disown(&mut self, ctx: &mut Ctx<'_>, spi_in: Spi) {
         let task = Task::TellEnd(ctx.ids.child(), spi_in);
-        self.tasks.push_back(task);
+        self.tasks.push(task);
     }
 
     /// Answers a peer's offer in IKE_AUTH: a Child SA, or the reason why there is none (the IKE SA stands
@@ -357,7 +359,7 @@ impl IkeSa {
         let deleted = offer.deleted.clone();
         if let Err(reason) = self.take_configuration(ctx, payloads) {
             ctx.spis.release(offer.spi_in);
-            return self.tasks.push_front(Task::DeleteIke(reason));
+            return self.tasks.push_first(Task::DeleteIke(reason));
         }
         let wanted = own.map(|_| (offer.ts_local.clone(), offer.ts_remote.clone()));
         let Some(new) = self.finish_child(ctx, offer, payloads, &nr) else {
@@ -366,7 +368,7 @@ impl IkeSa {
             }
             return self.rekey_again(ctx, rekeys);
         };
-        self.put_off = 0;
+        self.tasks.welcome();
         self.conclude_rekeying(ctx, rekeys, new, lowest);
         self.settle_twins(ctx, new);
         if let Some(wanted) = wanted {
@@ -436,7 +438,7 @@ impl IkeSa {
                 new.redundant_to = Some(winner);
             }
         } else {
-            self.tasks.push_back(Task::DeleteChild(old_id));
+            self.tasks.push(Task::DeleteChild(old_id));
         }
     }
 
@@ -470,7 +472,7 @@ impl IkeSa {
                 // The peer has no such SA any more: either its own rekeying replaced it, or we must make a new one.
                 self.retire(ctx, id, "the peer does not have it any more");
                 if !replaced {
-                    self.tasks.push_back(Task::CreateChild(config.name.clone()));
+                    self.tasks.push(Task::CreateChild(config.name.clone()));
                 }
             }
             (NotifyType::INVALID_KE_PAYLOAD, _) => {
@@ -571,7 +573,6 @@ impl IkeSa {
                 );
                 // A rekeying of ours that has not been sent yet is settled by this one.
                 self.tasks.retain(|t| *t != Task::RekeyChild(old.0));
-                self.retries.retain(|(_, t)| *t != Task::RekeyChild(old.0));
                 if let Some(old) = self.child(old.0) {
                     old.peer_rekey = Some(PeerChildRekey { new, lowest_nonce: ni.min(nr) });
                     if !ours {

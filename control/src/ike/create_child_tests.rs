@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::Command;
-use super::sa::Exchange;
 use super::testing::Pair;
+use super::window::Exchange;
 use crate::config::TsPattern;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -20,7 +20,8 @@ use super::output::{Event, Output};
 use super::pace::Pace;
 use super::pools::Pools;
 use super::reassembly::FragmentMemory;
-use super::sa::{IkeSa, Task};
+use super::sa::IkeSa;
+use super::tasks::Tasks;
 use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
 
@@ -54,7 +55,7 @@ pub(super) enum Effect {
     /// Take up a new IKE SA (a rekeyed one).
     Spawn(Box<IkeSa>),
     /// Give Child SAs and their waiting tasks to another IKE SA.
-    MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Vec<Task>, retries: Vec<(Instant, Task)> },
+    MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Tasks },
     /// The peer works on its new IKE SA, so its rekeying is the one that counts: the old one yields its children. Then the
     /// message that shows it is handled: it may concern them.
     Inherit { from: u32, addresses: (SocketAddr, SocketAddr, bool), message: Vec<u8> },

@@ -11,7 +11,8 @@ use super::ctx::{Ctx, Effect};
 use super::fragments::Received;
 use super::path_table::path;
 use super::rules::{self, notify};
-use super::sa::{Exchange, Gone, IkeSa, State};
+use super::sa::{Gone, IkeSa, State};
+use super::window::Exchange;
 
 /// Why a message was not processed; only counted, for it may be a forgery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,10 +150,7 @@ impl IkeSa {
                         self.yield_to_peer_rekey(ctx);
                         // Who deletes the old one has the new one.
                         ctx.effects.extend(self.rekeyed_by.map(Effect::AskAgain));
-                        let gone = self.close(ctx, &reason, false);
-                        // The peer may receive nothing on its Child SAs once it has the answer, and nothing goes out on them now.
-                        let _ = self.send_response(ctx, header.exchange, &[]);
-                        Err(gone)
+                        self.part(ctx, addresses, reason)
                     }
                 }
             }

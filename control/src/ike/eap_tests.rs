@@ -6,8 +6,9 @@ use mobikex_common::crypto::Secret;
 use mobikex_common::wire::ike::{ExchangeType, Notify, NotifyType, Payload};
 
 use super::auth::{SignedOctets, sign_psk};
-use super::sa::{Exchange, State};
+use super::sa::State;
 use super::testing::Pair;
+use super::window::Exchange;
 use crate::config::{Config, EapId, EapSecret, Method};
 use crate::eap::{EapType, Kind, NtHash, Packet};
 

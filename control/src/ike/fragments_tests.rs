@@ -4,8 +4,8 @@ use mobikex_common::wire::ike::ExchangeType;
 
 use super::*;
 use crate::ike::reassembly::{LIFETIME, MAX_FRAGMENTS};
-use crate::ike::sa::Exchange;
 use crate::ike::testing::{Datagram, Pair};
+use crate::ike::window::Exchange;
 
 /// A notify that nobody knows, so long that a request with it needs several fragments.
 fn long() -> Vec<Payload> {

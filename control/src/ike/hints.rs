@@ -12,7 +12,8 @@ use tracing::info;
 use super::ctx::Ctx;
 use super::endpoint::Endpoint;
 use super::rules::notify;
-use super::sa::{IkeSa, Task};
+use super::sa::IkeSa;
+use super::tasks::Task;
 
 /// A peer is not asked more often than this, however many complain.
 const INTERVAL: Duration = Duration::from_secs(10);

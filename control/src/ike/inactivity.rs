@@ -9,7 +9,8 @@ use super::child::ChildSa;
 use super::ctx::Ctx;
 use super::endpoint::Endpoint;
 use super::output::Output;
-use super::sa::{IkeSa, Task};
+use super::sa::IkeSa;
+use super::tasks::Task;
 
 /// How often packets are counted within the time: so much later at most an SA is closed.
 const COUNTS: u32 = 4;

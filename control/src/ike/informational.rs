@@ -1,6 +1,7 @@
 //! INFORMATIONAL: liveness, DELETE (RFC 7296 1.4), and what concerns addresses (`mobike`).
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use mobikex_common::addr::Path;
 use mobikex_common::sa::ChildSaId;
@@ -14,8 +15,21 @@ use super::ctx::Ctx;
 use super::error::IkeError;
 use super::path_table::path;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task};
+use super::sa::{Gone, IkeSa};
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::Exchange;
+
+/// The peer receives nothing on the Child SAs of an IKE SA once its DELETE is answered. Where these have been sent on until it came,
+/// the answer is put off for so long, well below the time after which anybody asks again.
+const PARTING: Duration = Duration::from_millis(200);
+
+/// A DELETE of the IKE SA that is to be answered.
+pub(super) struct Parting {
+    at: Instant,
+    over: (SocketAddr, SocketAddr, bool),
+    reason: String,
+}
 
 impl IkeSa {
     /// Takes this IKE SA, or one of its children, down together with the peer. Where the address of ours that the peer
@@ -81,6 +95,47 @@ impl IkeSa {
         let payloads = [Payload::Delete(Delete { protocol: ProtocolId::IKE, spis: Vec::new() })];
         let exchange = Exchange::DeleteIke(reason.to_string());
         self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)
+    }
+
+    /// The peer has deleted this IKE SA by a request that came over `over`.
+    pub(super) fn part(
+        &mut self,
+        ctx: &mut Ctx<'_>,
+        over: (SocketAddr, SocketAddr, bool),
+        reason: String,
+    ) -> Result<(), Gone> {
+        // Who asks again has waited enough.
+        let asked_again = self.parting.is_some();
+        let sending = self.leave_to_others(ctx);
+        let parting = Parting { at: ctx.now + PARTING, over, reason };
+        if sending && !asked_again {
+            self.tasks.clear();
+            self.parting = Some(Box::new(parting));
+            return Ok(());
+        }
+        Err(self.answer_parting(ctx, &parting))
+    }
+
+    /// When the DELETE that is put off is to be answered.
+    pub(super) fn parting_at(&self) -> Option<Instant> {
+        self.parting.as_ref().map(|parting| parting.at)
+    }
+
+    /// Answers the peer's DELETE of this IKE SA if it is time.
+    pub(super) fn parting_timeout(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
+        match self.parting.take_if(|parting| parting.at <= ctx.now) {
+            Some(parting) => Err(self.answer_parting(ctx, &parting)),
+            None => Ok(()),
+        }
+    }
+
+    fn answer_parting(&mut self, ctx: &mut Ctx<'_>, parting: &Parting) -> Gone {
+        let gone = self.close(ctx, &parting.reason, false);
+        self.answer_over = Some(parting.over);
+        if let Err(error) = self.send_response(ctx, ExchangeType::INFORMATIONAL, &[]) {
+            info!(target: "IKE", "{} {error}", self.name());
+        }
+        gone
     }
 
     /// A request. An IKE SA that the peer deletes is gone once the answer is sent.

@@ -19,8 +19,9 @@ use super::prove::{self, Wishes};
 use super::roles::OriginalInitiator;
 use super::rounds;
 use super::rules::{self, error_notify, notify};
-use super::sa::{Exchange, Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State};
+use super::sa::{Gone, Handshake, IkeSa, InitSent, NAT_T_PORT, State};
 use super::select;
+use super::window::Exchange;
 use crate::config::{Connection, MobikeX};
 
 /// COOKIE and INVALID_KE_PAYLOAD may make us start over this often.

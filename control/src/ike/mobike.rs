@@ -16,9 +16,11 @@ use super::mobility::{CHECK_TRIES, cookie, is_private};
 use super::output::Event;
 use super::path_table::path;
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sa::{Gone, IkeSa};
 use super::sets::Check;
+use super::tasks::Task;
 use super::versions::{self, Outcome, Version};
+use super::window::{Exchange, Via};
 use crate::config::MobikeX;
 
 /// New requests after the answer UNEXPECTED_NAT_DETECTED, as many as a request is retransmitted (RFC 4555 3.9).
@@ -105,7 +107,7 @@ impl IkeSa {
         let allowed = versions::allowed(&self.conn);
         match versions::conclude(&self.mobility.offered, &allowed, payloads) {
             Outcome::Agreed(version) => self.mobility.version = version,
-            Outcome::Retry(version) => self.tasks.push_back(Task::Negotiate(version)),
+            Outcome::Retry(version) => self.tasks.push(Task::Negotiate(version)),
         }
         self.mobility.echo = self.mobility.version == Version::MobikeX
             && notify(payloads, NotifyType::ECHO_SUPPORTED).is_some();
@@ -139,7 +141,7 @@ impl IkeSa {
     fn settled(&mut self, ctx: &mut Ctx<'_>, payloads: &[Payload]) -> Result<(), IkeError> {
         let version = self.mobility.version;
         if self.conn.mobike_x == MobikeX::Require && version != Version::MobikeX {
-            let retry = self.tasks.iter().any(|t| matches!(t, Task::Negotiate(_)));
+            let retry = self.tasks.any(|t| matches!(t, Task::Negotiate(_)));
             if !retry {
                 return Err(IkeError::Authentication(
                     "MOBIKE-X is required here, but the peer does not agree to it".into(),
@@ -152,7 +154,7 @@ impl IkeSa {
         }
         info!(target: "IKE", "{} peer supports {version}", self.name());
         self.mobility.alternates = additional(payloads);
-        self.tasks.push_back(Task::Reconcile);
+        self.tasks.push(Task::Reconcile);
         Ok(())
     }
 
@@ -204,7 +206,7 @@ impl IkeSa {
         }
         if self.mobility.decides && self.behind_nat && self.mobility.seen.is_none() {
             // What the peer sees of us now is what later answers are compared with (RFC 4555 3.8).
-            self.tasks.push_front(Task::Liveness);
+            self.tasks.push_first(Task::Liveness);
         }
         if self.mobility.announced == addresses {
             self.mobility.untold = false;
@@ -264,7 +266,7 @@ impl IkeSa {
             self.mobility.nat_retries += u32::from(refused);
             self.mobility.list_over = Some(answered);
             self.mobility.announced.clear();
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
             return;
         }
         self.mobility.nat_retries = 0;
@@ -329,7 +331,7 @@ impl IkeSa {
         self.want_checks(ctx.now);
         if self.mobility.decides {
             self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         } else {
             self.mobility.adrift = true;
         }
@@ -348,7 +350,7 @@ impl IkeSa {
         self.verify_cookie(ctx, &update.cookie, payloads)?;
         if (update.local, update.remote) != (self.local, self.remote) {
             // It has changed again meanwhile (RFC 4555 3.5).
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
             return Ok(());
         }
         let refused = [NotifyType::UNEXPECTED_NAT_DETECTED, NotifyType::UNACCEPTABLE_ADDRESSES]
@@ -358,7 +360,7 @@ impl IkeSa {
             // Whoever alters one packet shall not keep a path out of use.
             self.mobility.nat_retries += 1;
             self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
             return Ok(());
         }
         self.mobility.nat_retries = 0;
@@ -378,7 +380,7 @@ impl IkeSa {
         } else {
             // Which of the pairs the peer has taken is not known (RFC 4555 3.7): once more, over this one alone.
             self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         }
         self.move_to(ctx, update.local, update.remote);
         self.want_checks(ctx.now);
@@ -401,7 +403,7 @@ impl IkeSa {
         if let Some(next) = next {
             self.retarget(ctx, next.local, next.remote);
             self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         } else if let Some(back) = before.filter(usable) {
             self.retarget(ctx, back.local, back.remote);
             self.move_to(ctx, back.local, back.remote);
@@ -431,7 +433,7 @@ impl IkeSa {
                 info!(target: "IKE", "{} the peer sees us elsewhere: a NAT has changed", self.name());
                 let extended = self.mobility.version == Version::MobikeX;
                 (self.mobility.update_wanted, self.mobility.remapped) = (!extended, extended);
-                self.tasks.push_back(Task::Reconcile);
+                self.tasks.push(Task::Reconcile);
             }
             self.refresh(ctx);
         }

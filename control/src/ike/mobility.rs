@@ -21,8 +21,9 @@ use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
-use super::sa::{IkeSa, Task};
+use super::sa::IkeSa;
 use super::sets::{self, Check, Knowledge};
+use super::tasks::Task;
 use super::versions::Version;
 use crate::config::{Connection, ReturnRoutability};
 
@@ -515,7 +516,7 @@ impl IkeSa {
         self.mobility.tell_again_at = Some(ctx.now + self.mobility.tell_pause);
         self.mobility.tell_all = true;
         self.mobility.unheard.clear();
-        self.tasks.push_back(Task::Reconcile);
+        self.tasks.push(Task::Reconcile);
     }
 
     /// IKE messages go over a pair that works, if the current one does not, and not from an address that the peer refuses

@@ -72,10 +72,13 @@ mod senders_tests;
 mod sets;
 mod signature;
 mod starts;
+mod tasks;
 #[cfg(test)]
 mod testing;
+mod timers;
 mod updown;
 mod versions;
+mod window;
 
 pub use auth::AuthenticatedPeer;
 pub use endpoint::{AddressAction, ChildEvent, Command, CommandError, Endpoint, IkeCounters};

@@ -12,8 +12,10 @@ use super::error::IkeError;
 use super::mobility::cookie;
 use super::output::Event;
 use super::path_table::Health;
-use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sa::{Gone, IkeSa};
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::{Exchange, Via};
 
 /// Between tests of pairs that are worth more than the one in use.
 pub(super) const BETTER: Duration = Duration::from_secs(10);
@@ -55,7 +57,7 @@ impl IkeSa {
         }
         self.mobility.tests = self.mobility.tests.wrapping_add(1);
         let turn = self.mobility.tests % pairs.len();
-        self.tasks.push_back(Task::TestPath(pairs[turn]));
+        self.tasks.push(Task::TestPath(pairs[turn]));
     }
 
     /// A pair is worth more than the one in use when its interface is.

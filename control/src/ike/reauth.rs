@@ -10,8 +10,9 @@ use super::child::LINGER;
 use super::ctx::{Ctx, Effect};
 use super::endpoint::Endpoint;
 use super::rules::notify;
-use super::sa::{IkeSa, Task};
+use super::sa::IkeSa;
 use super::senders::sharer;
+use super::tasks::Task;
 
 /// What is still on its way on an old Child SA has this long to reach the peer before that is told to delete it: many receive
 /// nothing on it from that moment on.
@@ -89,7 +90,7 @@ impl IkeSa {
             ctx.effects.push(Effect::Reauthenticate(self.id));
         }
         if self.reauth.ends.take_if(|at| *at <= ctx.now).is_some() {
-            self.tasks.push_back(Task::DeleteIke("nobody has proven anything for too long".into()));
+            self.tasks.push(Task::DeleteIke("nobody has proven anything for too long".into()));
         }
     }
 
@@ -102,7 +103,7 @@ impl IkeSa {
         if let Some(by) = self.reauth.yields.take() {
             return self.give_way(ctx, &by);
         }
-        if self.retries.iter().any(|(_, task)| matches!(task, Task::CreateChild(_))) {
+        if self.tasks.any_later(|task| matches!(task, Task::CreateChild(_))) {
             return;
         }
         if let Some(attempt) = self.reauth.replaces.take() {
@@ -116,7 +117,6 @@ impl IkeSa {
     fn give_way(&mut self, ctx: &mut Ctx<'_>, by: &str) {
         info!(target: "IKE", "{} reauthenticated as {by}", self.name());
         (self.rekey_at, self.reauth) = (None, Reauth { over: Some(by.to_string()), ..Reauth::default() });
-        self.retries.clear();
         self.tasks.clear();
         // What goes out from now on goes out on the new ones.
         self.leave_to_others(ctx);
@@ -124,9 +124,9 @@ impl IkeSa {
             if sharer(ctx, child.policy).is_none() {
                 child.hand_over(ctx);
             }
-            self.retries.push((ctx.now + DRAIN, Task::DeleteChild(child.id)));
+            self.tasks.push_at(ctx.now + DRAIN, Task::DeleteChild(child.id));
         }
-        self.retries.push((ctx.now + 2 * LINGER, Task::DeleteIke("reauthenticated".into())));
+        self.tasks.push_at(ctx.now + 2 * LINGER, Task::DeleteIke("reauthenticated".into()));
         self.run_tasks(ctx);
     }
 }

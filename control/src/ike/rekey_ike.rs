@@ -15,9 +15,11 @@ use super::keys::{SkKeys, SkeySeed};
 use super::output::Event;
 use super::roles::OriginalInitiator;
 use super::rules::{self, error_notify};
-use super::sa::{Exchange, IkeRekey, IkeSa, PeerRekey, State, Task};
+use super::sa::{IkeRekey, IkeSa, PeerRekey, State};
 use super::select;
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::Exchange;
 
 /// SA, nonce and KE of one side.
 struct Parts<'a> {
@@ -96,7 +98,7 @@ impl IkeSa {
         sa.mobility.seen = None;
         if sa.mobility.version != Version::None {
             // What was left undone when this one was replaced.
-            sa.tasks.push_back(Task::Reconcile);
+            sa.tasks.push(Task::Reconcile);
         }
         match self.pending.as_ref().map(|p| &p.exchange) {
             // The answer will not come any more.
@@ -108,7 +110,7 @@ impl IkeSa {
             }
             // Not at once: there may have been a datagram just now (M6 of the threats).
             Some(Exchange::Check { remote, .. }) => {
-                sa.retries.push((ctx.now + Duration::from_secs(1), Task::Check(*remote)));
+                sa.tasks.push_at(ctx.now + Duration::from_secs(1), Task::Check(*remote));
             }
             _ => {}
         }
@@ -183,13 +185,10 @@ impl IkeSa {
         self.mark_rekeyed(ctx, id);
         let of_children =
             |t: &Task| !matches!(t, Task::DeleteIke(_) | Task::RekeyIke | Task::Liveness | Task::Doubt);
-        let (tasks, own): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.tasks).into_iter().partition(of_children);
-        self.tasks = own.into_iter().filter(|t| matches!(t, Task::DeleteIke(_))).collect();
-        let mut retries = std::mem::take(&mut self.retries);
-        retries.retain(|(_, task)| of_children(task));
+        let tasks = self.tasks.take(of_children);
+        self.tasks.retain(|task| matches!(task, Task::DeleteIke(_)));
         let children = std::mem::take(&mut self.children);
-        ctx.effects.push(Effect::MoveChildren { to: id, children, tasks, retries });
+        ctx.effects.push(Effect::MoveChildren { to: id, children, tasks });
         ctx.event(Event::IkeRekeyed { ike: self.name(), by: name.to_string() });
     }
 
@@ -228,7 +227,6 @@ impl IkeSa {
         if let Some(by) = self.rekeyed_by.or(winner) {
             // Nothing is done with it but its deletion.
             sa.tasks.clear();
-            sa.retries.clear();
             sa.mark_rekeyed(ctx, by);
         }
         ctx.effects.push(Effect::Spawn(Box::new(sa)));
@@ -251,7 +249,7 @@ impl IkeSa {
                     ctx.effects.push(Effect::Supersede { id: loser.id, by: id });
                 }
                 self.replaced_by(ctx, id, &name);
-                self.tasks.push_front(Task::DeleteIke("rekeyed".into()));
+                self.tasks.push_first(Task::DeleteIke("rekeyed".into()));
             }
         }
         Ok(())

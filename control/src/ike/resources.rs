@@ -28,8 +28,10 @@ use super::narrow::narrow;
 use super::output::Output;
 use super::roles::ExchangeInitiator;
 use super::rules::notify;
-use super::sa::{Exchange, IkeSa, Task};
+use super::sa::IkeSa;
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::Exchange;
 use crate::config::{Child, Connection};
 
 /// What a peer may have for one policy beside the common SA, however few workers we have.
@@ -199,14 +201,14 @@ impl IkeSa {
         let (policy, name) = (child.policy, child.config.name.clone());
         if narrowed {
             self.no_more(policy, &name, "the peer has narrowed its selectors");
-            self.tasks.push_back(Task::DeleteChild(id));
+            self.tasks.push(Task::DeleteChild(id));
         } else if self.model(|c| c.policy == policy && c.id != id).is_none() {
             // What it was to join has been taken down meanwhile.
-            self.tasks.push_back(Task::DeleteChild(id));
+            self.tasks.push(Task::DeleteChild(id));
         } else if !self.tasks.contains(&Task::Liveness) {
             // The next request, this one if there is no other, shows the peer that we have its answer, so that it may send
             // on the SA.
-            self.tasks.push_back(Task::Liveness);
+            self.tasks.push(Task::Liveness);
         }
     }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use mobikex_common::wire::ike::{ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType};
 
 use super::auth::sign_psk;
-use super::sa::{Exchange, Handshake, IkeSa, State};
+use super::sa::{Handshake, IkeSa, State};
 use super::testing::Pair;
+use super::window::Exchange;
 use crate::config::{AuthRound, Config, EapId, EapSecret, Method, PskSecret};
 use crate::eap::{Kind, NtHash};
 

@@ -15,9 +15,11 @@ use super::mobility::{CHECK_AGAIN, CHECK_TIME, CHECK_TRIES, RETIRED, cookie};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, Task, Via};
+use super::sa::{Gone, IkeSa};
 use super::sets::Check;
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::{Exchange, Via};
 use crate::config::ReturnRoutability;
 
 impl IkeSa {
@@ -50,7 +52,7 @@ impl IkeSa {
                 continue;
             }
             self.mobility.checks.insert(addr, Check::Open);
-            self.tasks.push_back(Task::Check(addr));
+            self.tasks.push(Task::Check(addr));
         }
     }
 
@@ -135,7 +137,7 @@ impl IkeSa {
             let stale = !rebound && ctx.now.saturating_duration_since(since) > CHECK_TIME * 3;
             if there || stale {
                 // It is silent no more, or was when everything else was too: once more, over this pair alone.
-                self.tasks.push_back(Task::Check(remote));
+                self.tasks.push(Task::Check(remote));
                 return Ok(());
             }
             // Where ESP goes there and comes back, what was lost is the check.
@@ -253,7 +255,7 @@ impl IkeSa {
     fn check_again(&mut self, now: Instant, remote: SocketAddr) {
         if self.used_addresses(now).contains(&remote) {
             self.mobility.checks.insert(remote, Check::Open);
-            self.retries.push((now + CHECK_AGAIN, Task::Check(remote)));
+            self.tasks.push_at(now + CHECK_AGAIN, Task::Check(remote));
         }
     }
 

@@ -9,9 +9,11 @@ use tracing::{debug, info};
 use super::addresses::MAX_ADDRESSES;
 use super::ctx::Ctx;
 use super::path_table::{Health, path};
-use super::sa::{IkeSa, Pending, QUICK_ATTEMPTS, Task};
+use super::sa::IkeSa;
 use super::sets::Check;
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::{Pending, QUICK_ATTEMPTS};
 use crate::config::ReturnRoutability;
 
 /// Pairs of addresses over which one request is sent at most.
@@ -200,7 +202,7 @@ impl IkeSa {
             self.goes_over(addresses);
             self.mobility.table.proven(self.current(), ctx.now);
             self.mobility.update_wanted = true;
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         }
     }
 }

@@ -1,8 +1,5 @@
-//! An IKE SA: its state, its message windows, its timers.
-//!
-//! The window is one request in each direction (RFC 7296 2.3): a request of ours waits in `tasks` until the
-//! one before it is answered; a request of the peer is answered at once and the answer is kept for
-//! retransmissions.
+//! An IKE SA: what both sides know of it, and how it begins and ends. What it does by itself is in `timers`, what it has still
+//! to do in `tasks`, and how requests and answers go out in `window`.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -13,60 +10,37 @@ use mobikex_common::addr::Path;
 use mobikex_common::alg::IkeSuite;
 use mobikex_common::crypto::ke::PrivateKey;
 use mobikex_common::sa::{ChildSaId, PolicyId};
-use mobikex_common::spi::{IkeSpi, Spi};
-use mobikex_common::wire::ike::{ExchangeType, Identification, Payload};
-use tracing::{debug, info};
+use mobikex_common::spi::IkeSpi;
+use mobikex_common::wire::ike::Identification;
+use tracing::info;
 
 use super::addresses::{Outer, Replaces};
 use super::auth::{AuthenticatedPeer, SignedOctets};
 use super::auth_serving::AuthServing;
 use super::child::{ChildOffer, ChildSa};
 use super::configuration::Configuration;
-use super::crypt::{self, Envelope};
 use super::ctx::{Ctx, Effect};
 use super::eap_initiator::EapSent;
 use super::error::IkeError;
-use super::fragments::{CUT_SMALLER_AT, Fragments, Outgoing};
+use super::fragments::{Fragments, Outgoing};
+use super::informational::Parting;
 use super::keys::SkKeys;
-use super::mobike::Update;
-use super::mobike_x::{Actions, Request};
-use super::mobility::{Mobility, cookie};
+use super::mobility::Mobility;
 use super::output::{Event, IkeSaView};
 use super::prove::Wishes;
 use super::reauth::Reauth;
 use super::roles::OriginalInitiator;
 use super::rounds::{self, RoundView};
-use super::rules;
 use super::sets::Check;
+use super::tasks::Tasks;
 use super::versions::Version;
+use super::window::{Exchange, Pending};
 use crate::config::{AuthRound, Connection, ReturnRoutability, Unique};
 
 /// Port of IKE with the non-ESP marker (RFC 7296 2.23).
 pub(super) const NAT_T_PORT: u16 = 4500;
-/// First retransmission after this long; each further one 1.8 times later.
-const RETRANSMIT_BASE: Duration = Duration::from_secs(4);
-const RETRANSMIT_FACTOR: f64 = 1.8;
-/// Where another pair of addresses may work, it is tried sooner.
-const RETRANSMIT_QUICK: Duration = Duration::from_secs(1);
-/// Retransmissions of this pace.
-pub(super) const QUICK_ATTEMPTS: u32 = 3;
-/// Retransmissions before the peer counts as dead.
-const RETRANSMIT_TRIES: u32 = 5;
-/// A responder of MOBIKE gives the initiator time to find another path: more than five minutes in all (RFC 4555 3.11),
-/// and often enough that one which works again is soon in use.
-const PATIENT_TRIES: u32 = 13;
-const PATIENT_INTERVAL: Duration = Duration::from_secs(30);
 /// A responder forgets an initiator that does not authenticate within this time.
 const HALF_OPEN_LIFETIME: Duration = Duration::from_secs(30);
-/// An initiator behind a NAT keeps its mapping alive (RFC 3948 4).
-const NAT_KEEPALIVE: Duration = Duration::from_secs(20);
-/// How long a peer may take to delete an IKE SA that it has rekeyed.
-const REKEYED_LIFETIME: Duration = Duration::from_secs(120);
-/// How long the DELETE of an SA that was replaced may take before we ask for it.
-const FORGOTTEN: Duration = Duration::from_secs(3);
-
-/// Pairs of addresses that are remembered for one request: more than it is sent over, unless both sides move all the time.
-const MAX_WAYS: usize = 32;
 
 /// Where an IKE SA is in its life. The last state is the one that lasts, so that the others take no room in it.
 pub(super) enum State {
@@ -136,99 +110,6 @@ pub(super) struct AuthSent {
     pub(super) peer: Option<AuthenticatedPeer>,
 }
 
-/// Something to do once the window is free.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Task {
-    CreateChild(String),
-    /// A further one of a policy, for a worker.
-    CreateOwn(PolicyId, u32),
-    RekeyChild(ChildSaId),
-    DeleteChild(ChildSaId),
-    /// Tell the peer of the end of a Child SA of which it could not be told when it came.
-    TellEnd(ChildSaId, Spi),
-    RekeyIke,
-    DeleteIke(String),
-    Liveness,
-    /// The same because of a complaint that anybody could have sent.
-    Doubt,
-    /// Tell the peer what has changed about our addresses, if anything has.
-    Reconcile,
-    /// See whether the peer is at an address.
-    Check(SocketAddr),
-    /// See whether a pair of addresses works.
-    TestPath(Path),
-    /// Offer a version of MOBIKE once more.
-    Negotiate(Version),
-    /// End MOBIKE-X.
-    MobikeNone,
-    /// An action on addresses that an operator wants.
-    Address(Request),
-}
-
-/// A pair of addresses that a request goes over instead of the current one.
-pub(super) struct Via {
-    pub(super) path: Path,
-    /// Datagrams that may still go there, one a second; then the request goes on over the current pair.
-    pub(super) tries: u32,
-}
-
-/// Our request that is under way.
-pub(super) struct Pending {
-    pub(super) message_id: u32,
-    pub(super) exchange: Exchange,
-    pub(super) message: Outgoing,
-    pub(super) attempts: u32,
-    /// The attempts before it went out in smaller fragments, with which the pace began anew.
-    pub(super) restarted: u32,
-    pub(super) via: Option<Via>,
-    /// The pairs of addresses that the request has gone over.
-    pub(super) ways: Vec<Path>,
-    /// Octets that may go to where the peer asked something from, while it does not answer where we know it.
-    pub(super) credit: Option<(SocketAddr, usize)>,
-    pub(super) next: Instant,
-}
-
-impl Pending {
-    /// Notes that the request goes over a pair of addresses, whichever is the current one by then.
-    pub(super) fn goes_over(&mut self, path: Path) {
-        if !self.ways.contains(&path) && self.ways.len() < MAX_WAYS {
-            self.ways.push(path);
-        }
-    }
-}
-
-/// What the request was for.
-pub(super) enum Exchange {
-    Init,
-    Auth,
-    CreateChild(Box<ChildOffer>),
-    RekeyIke(Box<IkeRekey>),
-    DeleteChild(ChildSaId),
-    DeleteIke(String),
-    /// With COOKIE2 if that was sent.
-    Liveness(Option<Vec<u8>>),
-    Update(Box<Update>),
-    /// The list of our addresses.
-    Announce,
-    MobikeNone,
-    Actions(Box<Actions>),
-    Negotiate(Version),
-    /// A question to an address of the peer, asked first at that time, with COOKIE2 if there is MOBIKE; `rebound` when
-    /// it showed up there by itself.
-    Check {
-        remote: SocketAddr,
-        cookie: Option<Vec<u8>>,
-        rebound: bool,
-        since: Instant,
-    },
-    /// A test of one pair of addresses, sent at that time.
-    PathTest {
-        path: Path,
-        cookie: Vec<u8>,
-        at: Instant,
-    },
-}
-
 pub(super) struct IkeRekey {
     pub(super) spi: IkeSpi,
     pub(super) ke: PrivateKey,
@@ -278,11 +159,7 @@ pub(super) struct IkeSa {
     pub(super) children: Vec<ChildSa>,
     /// Policies for which the peer wants no further Child SA (RFC 9611), on this IKE SA.
     pub(super) refuses_more: Vec<PolicyId>,
-    pub(super) tasks: VecDeque<Task>,
-    /// Tasks that the peer asked us to try later (TEMPORARY_FAILURE).
-    pub(super) retries: Vec<(Instant, Task)>,
-    /// How often in a row that was so.
-    pub(super) put_off: u32,
+    pub(super) tasks: Tasks,
     /// Most of the time there is none.
     pub(super) pending: Option<Box<Pending>>,
     pub(super) next_request: u32,
@@ -308,13 +185,15 @@ pub(super) struct IkeSa {
     pub(super) first_contact: bool,
     /// Made by our IKE_AUTH answer; an elder one sends until the peer is known to have it.
     pub(super) unconfirmed: Option<ChildSaId>,
+    /// The peer has deleted this IKE SA, and its answer is put off.
+    pub(super) parting: Option<Box<Parting>>,
     /// The last request was never answered.
     pub(super) gave_up: bool,
     /// The peer has found a NAT on a way that has none (RFC 4555 3.9).
     pub(super) unexpected_nat: bool,
     /// When somebody last complained about what we send, see `hints`.
     pub(super) doubted_at: Option<Instant>,
-    last_keepalive: Instant,
+    pub(super) last_keepalive: Instant,
 }
 
 impl IkeSa {
@@ -353,9 +232,7 @@ impl IkeSa {
             earlier_ids: Box::default(),
             children: Vec::new(),
             refuses_more: Vec::new(),
-            tasks: VecDeque::new(),
-            retries: Vec::new(),
-            put_off: 0,
+            tasks: Tasks::default(),
             pending: None,
             next_request: 0,
             expected_request: 0,
@@ -373,6 +250,7 @@ impl IkeSa {
             reauth: Reauth::default(),
             first_contact: false,
             unconfirmed: None,
+            parting: None,
             gave_up: false,
             unexpected_nat: false,
             doubted_at: None,
@@ -395,11 +273,6 @@ impl IkeSa {
             State::Established(peer) => Some(peer),
             _ => None,
         }
-    }
-
-    /// Whether a first message may reach the peer over several pairs of addresses.
-    fn has_alternatives(&self) -> bool {
-        matches!(&self.state, State::InitSent(init) if init.pairs.len() > 1)
     }
 
     /// An initiator that has not proven itself.
@@ -437,72 +310,6 @@ impl IkeSa {
         }
     }
 
-    fn envelope(&self, exchange: ExchangeType, response: bool, message_id: u32) -> Envelope {
-        Envelope {
-            spi_i: self.spi_i,
-            spi_r: self.spi_r,
-            exchange,
-            from_initiator: self.initiator.is_us(),
-            response,
-            message_id,
-        }
-    }
-
-    /// Builds, sends and remembers a request. `plain` is for IKE_SA_INIT alone.
-    pub(super) fn send_request(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        kind: ExchangeType,
-        exchange: Exchange,
-        payloads: &[Payload],
-    ) -> Result<Outgoing, IkeError> {
-        self.send_request_via(ctx, kind, exchange, payloads, None)
-    }
-
-    /// As [`Self::send_request`], but first over another pair of addresses.
-    pub(super) fn send_request_via(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        kind: ExchangeType,
-        exchange: Exchange,
-        payloads: &[Payload],
-        via: Option<Via>,
-    ) -> Result<Outgoing, IkeError> {
-        let message_id = self.next_request;
-        let envelope = self.envelope(kind, false, message_id);
-        let message = if kind == ExchangeType::IKE_SA_INIT {
-            Outgoing::plain(crypt::plain(&envelope, payloads))
-        } else {
-            self.protect(ctx, envelope, payloads)?
-        };
-        debug!(target: "ENC", "{} generating {kind} request {message_id} {}", self.name(), rules::show(payloads));
-        self.next_request += 1;
-        let path = via.as_ref().map_or(self.current(), |via| via.path);
-        let quick = via.is_some() || self.mobility.version != Version::None || self.has_alternatives();
-        let pause = if quick { RETRANSMIT_QUICK } else { RETRANSMIT_BASE };
-        let (next, unsent) = match self.send_over(ctx, path, &message) {
-            Ok(()) => (ctx.now + pause, 0),
-            Err(when) => (when, 1),
-        };
-        self.pending = Some(Box::new(Pending {
-            message_id,
-            exchange,
-            message: message.clone(),
-            attempts: 0,
-            restarted: 0,
-            via: via.map(|via| Via { tries: via.tries + unsent, ..via }),
-            ways: vec![path],
-            credit: None,
-            next,
-        }));
-        Ok(message)
-    }
-
-    /// A first message, which nobody but its pair of addresses tells from another.
-    pub(super) fn plain_request(&self, payloads: &[Payload]) -> Vec<u8> {
-        crypt::plain(&self.envelope(ExchangeType::IKE_SA_INIT, false, 0), payloads)
-    }
-
     /// Without MOBIKE a peer behind a NAT is wherever its latest authentic request came from (RFC 7296 2.23).
     pub(super) fn follow_nat(&mut self, ctx: &mut Ctx<'_>, (local, remote): (SocketAddr, SocketAddr)) {
         let moved = remote != self.remote && local == self.local;
@@ -521,25 +328,6 @@ impl IkeSa {
         );
     }
 
-    /// Answers the request that is being handled and keeps the answer.
-    pub(super) fn send_response(
-        &mut self,
-        ctx: &mut Ctx<'_>,
-        kind: ExchangeType,
-        payloads: &[Payload],
-    ) -> Result<(), IkeError> {
-        let message_id = self.expected_request;
-        let envelope = self.envelope(kind, true, message_id);
-        let message = self.protect(ctx, envelope, payloads)?;
-        debug!(target: "ENC", "{} generating {kind} response {message_id} {}", self.name(), rules::show(payloads));
-        self.expected_request += 1;
-        self.last_response = Some(message.clone());
-        // Back to where the request came from (RFC 7296 2.11), whatever else is known about the peer.
-        let over = self.answer_over.unwrap_or((self.local, self.remote, self.nat_t));
-        self.transmit(ctx, over, &message);
-        Ok(())
-    }
-
     /// The addresses of the request that is being answered, where policy lets the peer be there, or else those in use.
     pub(super) fn asked_over(&self, ctx: &Ctx<'_>) -> (SocketAddr, SocketAddr) {
         let unchecked = self.conn.return_routability == ReturnRoutability::Off && !self.peer_behind_nat;
@@ -548,198 +336,6 @@ impl IkeSa {
             self.acceptable(ctx, remote.ip()) && (!unchecked || self.peer_addresses(ctx.now).contains(remote))
         });
         over.map_or((self.local, self.remote), |(local, remote, _)| (local, remote))
-    }
-
-    /// Queues a task unless the same one already waits, and starts it if the window is free.
-    pub(super) fn add_task(&mut self, ctx: &mut Ctx<'_>, task: Task) {
-        if !self.tasks.contains(&task) {
-            self.tasks.push_back(task);
-        }
-        self.run_tasks(ctx);
-    }
-
-    /// Starts waiting tasks while the window is free.
-    pub(super) fn run_tasks(&mut self, ctx: &mut Ctx<'_>) {
-        while self.pending.is_none() && self.peer().is_some() {
-            let Some(task) = self.tasks.pop_front() else { return self.conclude_reauth(ctx) };
-            if let Err(error) = self.start(ctx, &task) {
-                info!(target: "IKE", "{} cannot do {task:?}: {error}", self.name());
-            }
-        }
-    }
-
-    fn start(&mut self, ctx: &mut Ctx<'_>, task: &Task) -> Result<(), IkeError> {
-        match task {
-            Task::CreateChild(name) => self.start_create_child(ctx, name),
-            Task::CreateOwn(policy, worker) => self.start_create_own(ctx, *policy, *worker),
-            Task::RekeyChild(id) => self.start_rekey_child(ctx, *id),
-            Task::DeleteChild(id) => self.start_delete_child(ctx, *id),
-            Task::TellEnd(id, spi) => self.send_delete(ctx, *id, *spi),
-            Task::RekeyIke => self.start_rekey_ike(ctx),
-            Task::DeleteIke(reason) => self.start_delete_ike(ctx, reason),
-            Task::Liveness => self.start_liveness(ctx, None),
-            Task::Doubt => {
-                // So that the answer also proves where the peer is (RFC 4555 5.3).
-                let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
-                self.start_liveness(ctx, cookie)
-            }
-            Task::Reconcile => self.start_reconcile(ctx),
-            Task::Check(remote) => self.start_check(ctx, *remote),
-            Task::TestPath(path) => self.start_path_test(ctx, *path),
-            Task::Negotiate(version) => self.start_negotiation(ctx, *version),
-            Task::MobikeNone => self.start_mobike_none(ctx),
-            Task::Address(request) => self.send_actions(ctx, vec![request.clone()], None),
-        }
-    }
-
-    fn start_liveness(&mut self, ctx: &mut Ctx<'_>, cookie: Option<Vec<u8>>) -> Result<(), IkeError> {
-        let payloads = self.question(self.local, self.remote, cookie.as_deref());
-        self.send_request(ctx, ExchangeType::INFORMATIONAL, Exchange::Liveness(cookie), &payloads).map(drop)
-    }
-
-    /// Tries `task` again in a few seconds (RFC 7296 2.25).
-    pub(super) fn retry_later(&mut self, ctx: &mut Ctx<'_>, task: Task) {
-        use rand_core::Rng;
-        // Two that ask each other at the same time would never stop, if both tried again at once (RFC 7296 2.25).
-        let millis = 2000 + ctx.rng.next_u64() % (3000 << self.put_off.saturating_sub(2));
-        self.put_off = (self.put_off + 1).min(6);
-        self.retries.push((ctx.now + Duration::from_millis(millis), task));
-    }
-
-    /// Everything that is due. An error says that the SA is gone.
-    pub(super) fn handle_timeout(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
-        if self.expire_at.is_some_and(|at| at <= ctx.now) && self.is_needed(ctx) {
-            self.expire_at = Some(ctx.now + REKEYED_LIFETIME);
-        }
-        if self.expire_at.is_some_and(|at| at <= ctx.now) {
-            let reason = match (&self.state, self.rekeyed_by) {
-                (State::HalfOpen(_) | State::AuthServing(_), _) => {
-                    "the initiator did not authenticate in time"
-                }
-                (_, Some(_)) => "the peer did not delete it after rekeying",
-                _ => "its lifetime is over and rekeying failed",
-            };
-            return Err(self.close(ctx, reason, self.rekeyed_by.is_none() && self.peer().is_some()));
-        }
-        self.retransmit(ctx)?;
-        self.fragments.expire(ctx.now);
-        for (at, task) in std::mem::take(&mut self.retries) {
-            if at <= ctx.now {
-                self.tasks.push_back(task);
-            } else {
-                self.retries.push((at, task));
-            }
-        }
-        if self.peer().is_some() && self.rekeyed_by.is_none() {
-            if self.rekey_at.is_some_and(|at| at <= ctx.now) {
-                self.rekey_at = None;
-                self.tasks.push_back(Task::RekeyIke);
-            }
-            self.reauth_timeouts(ctx);
-            if self.dead_peer_check_at().is_some_and(|at| at <= ctx.now) {
-                self.tasks.push_back(Task::Liveness);
-                // Heard again or dead: either way not due before the next interval.
-                self.last_heard = ctx.now;
-            }
-            if self.keepalive_at().is_some_and(|at| at <= ctx.now) {
-                self.last_keepalive = ctx.now;
-                ctx.transmit(self.local, self.remote, false, vec![0xff]);
-            }
-        }
-        if self.forgotten_at().is_some_and(|at| at <= ctx.now) {
-            self.tasks.push_back(Task::Liveness);
-            self.last_heard = ctx.now;
-        }
-        self.child_timeouts(ctx);
-        self.idle_timeouts(ctx);
-        self.mobility_timeouts(ctx);
-        self.run_tasks(ctx);
-        Ok(())
-    }
-
-    fn retransmit(&mut self, ctx: &mut Ctx<'_>) -> Result<(), Gone> {
-        let name = self.name();
-        let mobile = self.mobility.version != Version::None || self.has_alternatives();
-        let patient = self.mobility.version != Version::None && !self.mobility.decides;
-        let tries = if patient { PATIENT_TRIES } else { RETRANSMIT_TRIES };
-        let Some(pending) = self.pending.as_mut().filter(|p| p.next <= ctx.now) else { return Ok(()) };
-        if pending.attempts == tries + pending.restarted {
-            info!(target: "IKE", "{name} giving up after {} retransmits", pending.attempts);
-            let established = self.peer().is_some();
-            self.gave_up = true;
-            return Err(self.close(ctx, "the peer does not answer", established));
-        }
-        if pending.via.is_none() {
-            pending.attempts += 1;
-            info!(target: "IKE", "{name} retransmit {} of request with message ID {}", pending.attempts, pending.message_id);
-        }
-        if pending.attempts == CUT_SMALLER_AT {
-            self.cut_request_smaller(ctx);
-        }
-        let Some(pending) = &mut self.pending else { return Ok(()) };
-        let steps = pending.attempts - pending.restarted;
-        let backoff = RETRANSMIT_BASE.mul_f64(RETRANSMIT_FACTOR.powi(steps as i32));
-        let backoff = if patient { backoff.min(PATIENT_INTERVAL) } else { backoff };
-        let quick = pending.via.is_some() || (mobile && pending.attempts <= QUICK_ATTEMPTS);
-        pending.next = ctx.now + if quick { RETRANSMIT_QUICK } else { backoff };
-        if matches!(self.state, State::InitSent(_)) {
-            self.send_init_elsewhere(ctx);
-        } else {
-            self.transmit_again(ctx);
-        }
-        Ok(())
-    }
-
-    /// Whether the peer has not been heard on the IKE SA that it has replaced this one by: it may lack the answer that made
-    /// it, and asks for that here. The new one has an end of its own if it never does.
-    fn is_needed(&self, ctx: &Ctx<'_>) -> bool {
-        let answered = |sa: &Self| sa.next_request - u32::from(sa.pending.is_some());
-        let unheard = |sa: &Self| !sa.initiator.is_us() && sa.expected_request == 0 && answered(sa) == 0;
-        self.rekeyed_by.and_then(|id| ctx.others.get(id)).is_some_and(unheard)
-    }
-
-    fn dead_peer_check_at(&self) -> Option<Instant> {
-        (!self.conn.dpd_delay.is_zero() && self.pending.is_none())
-            .then(|| self.last_heard + self.conn.dpd_delay)
-    }
-
-    /// When the peer should have deleted an SA that it has replaced. Perhaps our answer was lost and we have moved since, so
-    /// that it waits where we are not and knows no other SA: hearing us on this one it asks there once more.
-    fn forgotten_at(&self) -> Option<Instant> {
-        let waits = self.rekeyed_by.is_some() && self.peer().is_some() && self.pending.is_none();
-        (waits && self.mobility.version != Version::None).then(|| self.last_heard + FORGOTTEN)
-    }
-
-    fn keepalive_at(&self) -> Option<Instant> {
-        (self.nat_t && self.behind_nat).then(|| self.last_keepalive + NAT_KEEPALIVE)
-    }
-
-    /// When [`Self::handle_timeout`] has something to do.
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
-        let established = self.peer().is_some() && self.rekeyed_by.is_none();
-        [
-            self.expire_at,
-            self.pending.as_ref().map(|p| p.next),
-            self.retries.iter().map(|(at, _)| *at).min(),
-            self.rekey_at.filter(|_| established),
-            self.reauth.timeout().filter(|_| established),
-            self.dead_peer_check_at().filter(|_| established),
-            self.keepalive_at().filter(|_| established),
-            self.forgotten_at(),
-            self.fragments.timeout(),
-            self.children.iter().filter_map(ChildSa::next_timeout).min(),
-            self.mobility_timeout().filter(|_| established),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// Marks this SA as replaced: it only waits for its DELETE now.
-    pub(super) fn mark_rekeyed(&mut self, ctx: &mut Ctx<'_>, by: u32) {
-        self.rekeyed_by = Some(by);
-        self.rekey_at = None;
-        self.expire_at = Some(ctx.now + REKEYED_LIFETIME);
     }
 
     /// Gives everything of this SA back. With `restart` its children are set up again if their policy says so.
@@ -781,7 +377,8 @@ impl IkeSa {
 
     /// The state's name in the status view.
     pub(super) fn state_name(&self) -> &'static str {
-        let deleting = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke(_)));
+        let asks = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke(_)));
+        let deleting = asks || self.parting.is_some();
         match (&self.state, self.rekeyed_by) {
             (_, Some(_)) => "REKEYED",
             (State::Established(_), None) if deleting => "DELETING",

@@ -12,6 +12,7 @@ use super::child::{Agreed, ChildSa, Place};
 use super::ctx::{Ctx, Effect};
 use super::output::Output;
 use super::sa::IkeSa;
+use super::tasks::Tasks;
 
 impl IkeSa {
     /// Lets the policy's traffic go out on `id` from now on, which may be of another IKE SA.
@@ -91,10 +92,12 @@ impl IkeSa {
     }
 
     /// Nothing goes out on any Child SA from now on for which another IKE SA has one: the peer may soon receive on these no more.
-    pub(super) fn leave_to_others(&mut self, ctx: &mut Ctx<'_>) {
+    /// Whether something did until now.
+    pub(super) fn leave_to_others(&mut self, ctx: &mut Ctx<'_>) -> bool {
         let live = self.children.iter().filter(|c| c.is_live() && sharer(ctx, c.policy).is_some());
-        let places: Vec<_> = live.map(|c| (c.id, c.place())).collect();
-        for (id, place) in places {
+        let places: Vec<_> = live.map(|c| (c.id, c.place(), c.outbound)).collect();
+        let sent = places.iter().any(|(.., outbound)| *outbound);
+        for (id, place, _) in places {
             match heir_elsewhere(ctx, place).map(|c| c.id) {
                 Some(heir) => self.activate(ctx, heir),
                 None => {
@@ -103,6 +106,7 @@ impl IkeSa {
                 }
             }
         }
+        sent
     }
 
     /// This IKE SA ends: its Child SAs of which another one has the like go on receiving there.
@@ -112,7 +116,7 @@ impl IkeSa {
         for (id, to) in shared.collect::<Vec<_>>() {
             self.retire(ctx, id, reason);
             let children = self.children.extract_if(.., |c| c.id == id).collect();
-            ctx.effects.push(Effect::MoveChildren { to, children, tasks: Vec::new(), retries: Vec::new() });
+            ctx.effects.push(Effect::MoveChildren { to, children, tasks: Tasks::default() });
         }
     }
 }

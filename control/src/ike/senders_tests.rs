@@ -7,7 +7,7 @@ use mobikex_common::wire::ike::{ExchangeType, Header};
 
 use super::Command;
 use super::child::LINGER;
-use super::sa::Task;
+use super::tasks::Task;
 use super::testing::Done::{Activate, Deactivate, Install, Remove, RemovePolicy, Sent};
 use super::testing::{Done, Pair};
 use crate::config::{Connection, MobikeX, StartAction, TsPattern, Unique};
@@ -90,16 +90,27 @@ fn a_new_proof_takes_over_once_the_peer_has_it_and_the_old_one_lingers() {
 }
 
 #[test]
-fn the_peer_learns_that_its_old_sas_are_gone_when_nothing_goes_out_on_them() {
-    let mut pair = old(|_, conn| (conn.mobike, conn.mobike_x) = (false, MobikeX::No));
-    pair.start_beside(0);
-    run_without_questions(&mut pair);
-    assert_eq!(changes(&mut pair, 1), [Install(2, false)]);
-    delete(&mut pair, 1);
-    assert_eq!(done(&mut pair, 0).last(), Some(&Sent));
-    let request = pair.take(1, |_| true).unwrap();
-    pair.deliver(1, request);
-    assert_eq!(done(&mut pair, 1), [Activate(2), Deactivate(1), Sent]);
+fn what_is_on_its_way_on_the_old_sas_arrives_before_the_peer_learns_that_they_are_gone() {
+    for asks_again in [false, true] {
+        let mut pair = old(|_, conn| (conn.mobike, conn.mobike_x) = (false, MobikeX::No));
+        pair.start_beside(0);
+        run_without_questions(&mut pair);
+        assert_eq!(changes(&mut pair, 1), [Install(2, false)]);
+        delete(&mut pair, 1);
+        assert_eq!(done(&mut pair, 0).last(), Some(&Sent));
+        let request = pair.take(1, |_| true).unwrap();
+        pair.deliver(1, request.clone());
+        assert_eq!(done(&mut pair, 1), [Activate(2)], "the answer has to wait");
+        assert_eq!(pair.ends[1].ike_sas(pair.now)[0].state, "DELETING");
+        if asks_again {
+            pair.deliver(1, request);
+        } else {
+            pair.run(Duration::from_millis(300));
+        }
+        assert_eq!(done(&mut pair, 1), [Deactivate(1), Sent]);
+        pair.run(SECOND);
+        assert_eq!(pair.ends[0].ike_sas(pair.now).len(), 1);
+    }
 }
 
 #[test]

@@ -12,7 +12,8 @@ use mobikex_common::wire::ike::{
 use mobikex_common::wire::mobike_x::{self, Parameter};
 
 use super::ctx::Ctx;
-use super::sa::{Exchange, Gone, IkeSa};
+use super::sa::{Gone, IkeSa};
+use super::window::Exchange;
 use super::{Command, Endpoint, Event, LocalAddress, Output};
 use crate::config::{AddrPattern, AuthRound, Child, Config, Connection, PskSecret, TsPattern};
 

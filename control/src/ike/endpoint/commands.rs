@@ -11,7 +11,8 @@ use super::Endpoint;
 use crate::config::{Connection, Unique};
 use crate::ike::ctx::Ctx;
 use crate::ike::mobike_x::{Request, Scope, Wish};
-use crate::ike::sa::{Gone, IkeSa, Task};
+use crate::ike::sa::{Gone, IkeSa};
+use crate::ike::tasks::Task;
 use crate::ike::versions::Version;
 
 /// What an operator, or the daemon on their behalf, asks for.

@@ -35,7 +35,8 @@ use crate::ike::output::{IkeSaView, Output};
 use crate::ike::pace::Pace;
 use crate::ike::pools::{LeaseView, PoolView, Pools};
 use crate::ike::reassembly::FragmentMemory;
-use crate::ike::sa::{Gone, IkeSa, State, Task};
+use crate::ike::sa::{Gone, IkeSa, State};
+use crate::ike::tasks::{Task, Tasks};
 use crate::ike::versions::{self, Version};
 
 pub use commands::{AddressAction, Command, CommandError};
@@ -450,9 +451,7 @@ impl Endpoint {
         for effect in effects {
             match effect {
                 Effect::Spawn(sa) => self.sas.put(sa),
-                Effect::MoveChildren { to, children, tasks, retries } => {
-                    self.move_children(now, to, children, tasks, retries);
-                }
+                Effect::MoveChildren { to, children, tasks } => self.move_children(now, to, children, tasks),
                 Effect::Inherit { from, addresses: (local, remote, nat_t), message } => {
                     self.with_sa(now, from, |sa, ctx| {
                         sa.yield_to_peer_rekey(ctx);
@@ -507,14 +506,7 @@ impl Endpoint {
     }
 
     /// Gives children to an IKE SA, or to the one that has replaced it since.
-    fn move_children(
-        &mut self,
-        now: Instant,
-        mut to: u32,
-        children: Vec<ChildSa>,
-        tasks: Vec<Task>,
-        retries: Vec<(Instant, Task)>,
-    ) {
+    fn move_children(&mut self, now: Instant, mut to: u32, children: Vec<ChildSa>, tasks: Tasks) {
         while let Some(next) = self.sas.get(to).and_then(|sa| sa.rekeyed_by) {
             to = next;
         }
@@ -527,8 +519,7 @@ impl Endpoint {
         self.with_sa(now, to, |sa, ctx| {
             sa.inherits_from = None;
             sa.children.extend(children);
-            sa.tasks.extend(tasks);
-            sa.retries.extend(retries);
+            sa.tasks.append(tasks);
             sa.watch_all_workers(ctx);
             sa.run_tasks(ctx);
             Ok(())
@@ -564,7 +555,7 @@ impl Endpoint {
                 let task = Task::DeleteIke("replaced by a new one".into());
                 if sa.children.iter().any(|c| ctx.others.with_policy(c.policy).any(|sa| sa.id == keep)) {
                     // It seems to be a new proof, after which nothing is to be lost that is still on its way.
-                    sa.retries.push((now + 2 * LINGER, task));
+                    sa.tasks.push_at(now + 2 * LINGER, task);
                 } else {
                     sa.add_task(ctx, task);
                 }

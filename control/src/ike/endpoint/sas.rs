@@ -88,8 +88,7 @@ impl Sas {
         sa.children.shrink_to_fit();
         sa.wanted.shrink_to_fit();
         sa.mobility.table.rest();
-        sa.tasks.shrink_to_fit();
-        sa.retries.shrink_to_fit();
+        sa.tasks.rest();
         sa.keys.iter_mut().for_each(SkKeys::rest);
         let entry = self.entries.entry(id).or_insert_with(|| Entry { sa: None, indexed: Indexed::default() });
         let was = &mut entry.indexed;

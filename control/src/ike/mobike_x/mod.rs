@@ -32,8 +32,10 @@ use super::mobility::{CHECK_TRIES, RETIRED, TELL_AGAIN, is_private};
 use super::output::Event;
 use super::path_table::{Health, PathState, path};
 use super::rules::notify;
-use super::sa::{Exchange, Gone, IkeSa, NAT_T_PORT, Task, Via};
+use super::sa::{Gone, IkeSa, NAT_T_PORT};
+use super::tasks::Task;
 use super::versions::Version;
+use super::window::{Exchange, Via};
 use crate::config::MobikeX;
 
 /// IDs of our SELECTORs count from here, so that they are none of an action's.
@@ -362,7 +364,7 @@ impl IkeSa {
             self.mobility.nat_retries += 1;
             let by_hand = actions.requests.iter().filter(|r| r.by_hand);
             self.tasks.extend(by_hand.cloned().map(Task::Address));
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
             return;
         }
         self.mobility.nat_retries = 0;
@@ -386,7 +388,7 @@ impl IkeSa {
             self.conclude_action(ctx, request, actions.source, verdict, only_there);
         }
         // Something may have been left over, or come up meanwhile.
-        self.tasks.push_back(Task::Reconcile);
+        self.tasks.push(Task::Reconcile);
     }
 
     fn conclude_action(
@@ -593,7 +595,7 @@ impl IkeSa {
             {
                 self.freeze(ctx);
                 if self.conn.mobike_x == MobikeX::Require {
-                    self.tasks.push_back(Task::DeleteIke("MOBIKE-X is required here".into()));
+                    self.tasks.push(Task::DeleteIke("MOBIKE-X is required here".into()));
                 }
             }
             return Vec::new();
@@ -753,8 +755,8 @@ impl IkeSa {
                 What::Child { id, ts_remote, .. } => {
                     if object.closing {
                         let task = Task::DeleteChild(id);
-                        if !self.retries.iter().any(|(_, waiting)| *waiting == task) {
-                            self.retries.push((ctx.now + CLOSING, task));
+                        if !self.tasks.any_later(|waiting| *waiting == task) {
+                            self.tasks.push_at(ctx.now + CLOSING, task);
                         }
                         continue;
                     }
@@ -780,7 +782,7 @@ impl IkeSa {
             self.refresh(ctx);
             // What could not be told for want of a way may be told now.
             self.mobility.unheard.clear();
-            self.tasks.push_back(Task::Reconcile);
+            self.tasks.push(Task::Reconcile);
         }
     }
 

@@ -199,7 +199,7 @@ fn a_failed_negotiation_leaves_nothing_behind() {
     assert_eq!(versions(&mut failed), [Version::None; 2]);
     for end in 0..2 {
         assert_eq!(failed.state(end), never.state(end));
-        failed.sa(end, |sa, _| assert!(!sa.mobility.echo && sa.tasks.is_empty() && sa.retries.is_empty()));
+        failed.sa(end, |sa, _| assert!(!sa.mobility.echo && sa.tasks.is_empty() && sa.tasks.due().is_none()));
     }
 }
 
