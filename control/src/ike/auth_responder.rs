@@ -2,6 +2,7 @@
 //! chooses the connection; it is kept, and what it wants besides is done once the last round of both sides is over.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use mobikex_common::wire::ike::{
     AuthMethod, ExchangeType, Identification, Notify, NotifyType, Payload, PayloadType,
@@ -51,6 +52,8 @@ const BEGINS: [PayloadType; 3] = [PayloadType::IDI, PayloadType::AUTH, PayloadTy
 
 /// The most connections with which an initiator's signature is tried.
 const MAX_CANDIDATES: usize = 8;
+/// An initiator whose new Child SA waits to be used is asked after this long whether it has it.
+const CONFIRM: Duration = Duration::from_millis(100);
 
 const fn rule(story: &'static str) -> IkeError {
     IkeError::Rule { exchange: "IKE_AUTH", story }
@@ -383,8 +386,8 @@ impl IkeSa {
         }
         self.unconfirmed = self.children.iter().find(|c| c.resource.unheard).map(|c| c.id);
         if self.unconfirmed.is_some() {
-            // Its answer says that the peer has ours.
-            self.tasks.push(Task::Liveness);
+            // Its answer says that the peer has ours. Some discard what comes while they still work on that.
+            self.tasks.push_at(ctx.now + CONFIRM, Task::Liveness);
         }
         self.send_response(ctx, ExchangeType::IKE_AUTH, &answer)
     }

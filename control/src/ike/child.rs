@@ -114,6 +114,8 @@ pub(super) struct ChildSa {
     pub(super) state: ChildState,
     /// Whether we send on it (or wait until the peer does).
     pub(super) outbound: bool,
+    /// When it was sent on last, if it is not any more.
+    pub(super) sent_until: Option<Instant>,
     /// Who has asked for it, unless it was made in the place of another one.
     pub(super) fresh: Option<ExchangeInitiator>,
     pub(super) resource: Resource,
@@ -328,6 +330,7 @@ impl IkeSa {
             selectors_changed: false,
             state: ChildState::Installed,
             outbound,
+            sent_until: None,
             fresh: old.is_none().then_some(started_by),
             resource,
             peer_rekey: None,

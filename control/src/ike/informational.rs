@@ -20,8 +20,8 @@ use super::tasks::Task;
 use super::versions::Version;
 use super::window::Exchange;
 
-/// The peer receives nothing on the Child SAs of an IKE SA once its DELETE is answered. Where these have been sent on until it came,
-/// the answer is put off for so long, well below the time after which anybody asks again.
+/// The peer receives nothing on the Child SAs of an IKE SA once its DELETE is answered. What was sent on them
+/// has this long to arrive before the answer goes out, well below the time after which anybody asks again.
 const PARTING: Duration = Duration::from_millis(200);
 
 /// A DELETE of the IKE SA that is to be answered.
@@ -104,11 +104,11 @@ impl IkeSa {
         over: (SocketAddr, SocketAddr, bool),
         reason: String,
     ) -> Result<(), Gone> {
+        self.leave_to_others(ctx);
+        let at = self.sent_until(ctx).map_or(ctx.now, |sent| sent + PARTING);
+        let parting = Parting { at, over, reason };
         // Who asks again has waited enough.
-        let asked_again = self.parting.is_some();
-        let sending = self.leave_to_others(ctx);
-        let parting = Parting { at: ctx.now + PARTING, over, reason };
-        if sending && !asked_again {
+        if at > ctx.now && self.parting.is_none() {
             self.tasks.clear();
             self.parting = Some(Box::new(parting));
             return Ok(());

@@ -4,6 +4,8 @@
 //! elder ones go on sending until the peer is known to have the new ones, and when their IKE SA goes they still receive for a
 //! while, as lodgers of the one that stays.
 
+use std::time::Instant;
+
 use mobikex_common::sa::{ChildSaId, PolicyId};
 use mobikex_common::wire::ike::Identification;
 
@@ -48,9 +50,9 @@ impl IkeSa {
     /// Notes that `id` sends in its place from now on; `None`: one that is not there yet.
     pub(super) fn note_sender(&mut self, ctx: &mut Ctx<'_>, place: Place, id: Option<ChildSaId>) {
         for child in self.children.iter_mut().filter(|c| c.place() == place) {
-            child.outbound = Some(child.id) == id;
+            child.note_sender(ctx.now, id);
         }
-        ctx.others.note_sender(place, id);
+        ctx.others.note_sender(ctx.now, place, id);
     }
 
     /// Which SA of a place sends when `id` does not any more, nor what is redundant to `winner`.
@@ -92,12 +94,10 @@ impl IkeSa {
     }
 
     /// Nothing goes out on any Child SA from now on for which another IKE SA has one: the peer may soon receive on these no more.
-    /// Whether something did until now.
-    pub(super) fn leave_to_others(&mut self, ctx: &mut Ctx<'_>) -> bool {
+    pub(super) fn leave_to_others(&mut self, ctx: &mut Ctx<'_>) {
         let live = self.children.iter().filter(|c| c.is_live() && sharer(ctx, c.policy).is_some());
-        let places: Vec<_> = live.map(|c| (c.id, c.place(), c.outbound)).collect();
-        let sent = places.iter().any(|(.., outbound)| *outbound);
-        for (id, place, _) in places {
+        let places: Vec<_> = live.map(|c| (c.id, c.place())).collect();
+        for (id, place) in places {
             match heir_elsewhere(ctx, place).map(|c| c.id) {
                 Some(heir) => self.activate(ctx, heir),
                 None => {
@@ -106,7 +106,11 @@ impl IkeSa {
                 }
             }
         }
-        sent
+    }
+
+    /// Until when something has gone out on Child SAs that others have taken over.
+    pub(super) fn sent_until(&self, ctx: &Ctx<'_>) -> Option<Instant> {
+        self.children.iter().filter(|c| sharer(ctx, c.policy).is_some()).filter_map(|c| c.sent_until).max()
     }
 
     /// This IKE SA ends: its Child SAs of which another one has the like go on receiving there.
@@ -126,6 +130,14 @@ impl ChildSa {
     pub(super) fn is_for(&self, agreed: &Agreed) -> bool {
         (&self.config.name, self.mode) == (&agreed.config.name, agreed.mode)
             && (&self.ts_local, &self.ts_remote) == (&agreed.ts_local, &agreed.ts_remote)
+    }
+
+    /// Notes which SA sends in the place of this one.
+    pub(super) fn note_sender(&mut self, now: Instant, id: Option<ChildSaId>) {
+        if self.outbound && Some(self.id) != id {
+            self.sent_until = Some(now);
+        }
+        self.outbound = Some(self.id) == id;
     }
 
     fn may_send_in(&self, place: Place) -> bool {

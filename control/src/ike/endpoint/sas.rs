@@ -253,11 +253,11 @@ impl Sas {
 
     /// Notes which Child SA sends in a place. That is the one thing about SAs that are not at work that may change, and no
     /// index knows it.
-    pub(in crate::ike) fn note_sender(&mut self, place: Place, id: Option<ChildSaId>) {
+    pub(in crate::ike) fn note_sender(&mut self, now: Instant, place: Place, id: Option<ChildSaId>) {
         for sa in self.by_policy.0.get(&place.0).into_iter().flatten() {
             let entry = self.entries.get_mut(sa).and_then(|entry| entry.sa.as_mut());
             for child in entry.into_iter().flat_map(|sa| &mut sa.children).filter(|c| c.place() == place) {
-                child.outbound = Some(child.id) == id;
+                child.note_sender(now, id);
             }
         }
     }
