@@ -3,12 +3,13 @@
 //! [`Endpoint`] owns all IKE SAs. A datagram finds its SA by SPI (`endpoint`), passes the message window, the
 //! integrity check and the table of states (`dispatch`), then the table of required payloads (`rules`), and only
 //! then a handler: `initiator` and `responder` for IKE_SA_INIT, `auth_initiator` and `auth_responder` for IKE_AUTH,
-//! `create_child` and `rekey_ike` for CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof
+//! `create_child`, `answer_child` and `rekey_ike` for CREATE_CHILD_SA, `informational` for the rest. A handler takes a `Protected` proof
 //! that only the integrity check makes, and an SA is established only with an [`AuthenticatedPeer`] that only the AUTH
 //! check makes.
 //! Which of several Child SAs sends is `senders`' to say. What an SA wants done leaves through [`Output`].
 
 mod addresses;
+mod answer_child;
 mod auth;
 mod auth_initiator;
 mod auth_responder;
