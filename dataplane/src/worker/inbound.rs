@@ -99,7 +99,10 @@ impl Worker {
         let mut run = match self.inbound.begin(&to, spi, &outer, now) {
             Ok(run) => run,
             Err(reason) => {
-                to.drop_packet(reason);
+                let packet = self.received.get(at).map_or(&[][..], |(_, packet)| packet);
+                if reason != DropReason::InNoSa || !self.early.hold(*meta, encap, packet, now.ms) {
+                    to.drop_packet(reason);
+                }
                 return self.received.after(at);
             }
         };
@@ -116,6 +119,26 @@ impl Worker {
         }
         run.end(&to, now);
         at
+    }
+
+    /// Opens the packets that came before their SA, which is here now.
+    pub(super) fn release_early(&mut self, now: &Now<'_>) {
+        if self.early.is_empty() {
+            return;
+        }
+        let to = destinations!(self);
+        let there = |spi| to.shared.tables.lookup_inbound(spi, now.guard).is_some();
+        let Self { early, inbound, .. } = self;
+        let lost = early.release(now.ms, there, |mut waiting| {
+            let outer = outer(&waiting.meta, waiting.encap);
+            let spi = waiting.spi;
+            let (buffer, start) = waiting.with_headroom();
+            if let Err(reason) = inbound.one(&to, (spi, &outer), buffer, start, now) {
+                to.drop_packet(reason);
+            }
+        });
+        self.shared.drops[self.index].add(DropReason::InNoSa, lost);
+        self.inbound.flush(&destinations!(self));
     }
 
     /// Gives out what was held long enough for the packets before it.
@@ -136,15 +159,14 @@ impl Worker {
                 break;
             };
             let outer = outer(&parcel.meta, parcel.encap);
+            let (meta, encap) = (parcel.meta, parcel.encap);
             let (buffer, start) = parcel.with_headroom();
             let to = destinations!(self);
             let spi = spi(&buffer[start..]).ok_or(DropReason::InTooShort);
-            let result = spi.and_then(|spi| self.inbound.begin(&to, spi, &outer, now)).and_then(|mut run| {
-                let result = run.deliver(&to, buffer, start, now);
-                run.end(&to, now);
-                result
-            });
-            if let Err(reason) = result {
+            let result = spi.and_then(|spi| self.inbound.one(&to, (spi, &outer), buffer, start, now));
+            if let Err(reason) = result
+                && (reason != DropReason::InNoSa || !self.early.hold(meta, encap, &buffer[start..], now.ms))
+            {
                 to.drop_packet(reason);
             }
             self.shared.rings[self.index].give_back(parcel);
@@ -218,6 +240,21 @@ impl Inbound {
         if let Some(merge) = &mut self.merge {
             merge.flush(|header, packet| to.write(header, packet));
         }
+    }
+
+    /// Opens a packet that comes alone.
+    fn one(
+        &mut self,
+        to: &Destinations<'_>,
+        (spi, outer): (Spi, &OuterInfo),
+        buffer: &mut [u8],
+        start: usize,
+        now: &Now<'_>,
+    ) -> Result<(), DropReason> {
+        let mut run = self.begin(to, spi, outer, now)?;
+        let result = run.deliver(to, buffer, start, now);
+        run.end(to, now);
+        result
     }
 
     /// Begins a run of packets with this SPI and this outer header.

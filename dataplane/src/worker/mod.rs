@@ -4,6 +4,7 @@
 //! SAs that several of them send on. One pass takes at most one batch from each source that has something, under
 //! one epoch pin and with one reading of the clock; so no source starves another.
 
+mod early;
 pub(crate) mod echo;
 mod handover;
 mod inbound;
@@ -34,6 +35,7 @@ use crate::published::{self, Guard};
 use crate::sad::SaEvent;
 use crate::upcall::Upcall;
 
+use early::Early;
 pub(crate) use handover::Ring;
 use inbound::Inbound;
 use outbound::Outbound;
@@ -68,6 +70,7 @@ pub(crate) struct Worker {
     sockets: Sockets,
     received: RecvBatch,
     inbound: Inbound,
+    early: Early,
     outbound: Outbound,
     patience: Patience,
 }
@@ -98,6 +101,7 @@ impl Worker {
             shared,
             poll,
             inbound: Inbound::new(workers, tun.offload())?,
+            early: Early::default(),
             tun,
             sockets,
             received: RecvBatch::new(),
@@ -112,6 +116,7 @@ impl Worker {
         let now = Now { guard: &published::pin(), ms: self.shared.now_ms() };
         // Before anything newer goes the same way.
         self.release_parked(&now);
+        self.release_early(&now);
         for (source, ready) in ready.iter_mut().enumerate().filter(|(_, ready)| **ready) {
             *ready = match Token(source) {
                 TUN => self.outbound(&now),
@@ -120,7 +125,8 @@ impl Worker {
             };
         }
         self.expire(&now);
-        let due = self.inbound.due().into_iter().chain(self.outbound.due(now.ms)).min();
+        let due = [self.inbound.due(), self.early.due(now.ms), self.outbound.due(now.ms)];
+        let due = due.into_iter().flatten().min();
         due.map(|due| Duration::from_millis(due.saturating_sub(now.ms)))
     }
 

@@ -1,6 +1,7 @@
 //! Two packet paths in network namespaces of their own, joined by a veth pair, with SAs installed by hand: what the
 //! system's own IP stack sends on one side must come out on the other.
 
+mod early;
 mod offload;
 mod padding;
 
