@@ -10,7 +10,7 @@ use mobikex_common::ts::TrafficSelector;
 use mobikex_common::wire::ike::{Notify, NotifyType, Payload, ProtocolId};
 use tracing::info;
 
-use super::child::{Agreed, ChildSa, ChildState, PeerChildRekey};
+use super::child::{Agreed, ChildState, PeerChildRekey};
 use super::create_child::{refuse, selectors, spi_of, takes_tfc};
 use super::crypt::Protected;
 use super::ctx::Ctx;
@@ -173,16 +173,24 @@ impl IkeSa {
         if transport { fits(Mode::Transport).or_else(|| fits(Mode::Tunnel)) } else { fits(Mode::Tunnel) }
     }
 
-    /// The peer has deleted what it had made itself in the place of `old`, perhaps because it could not use our answer: that stays
-    /// as it was, unless it is about to go.
-    pub(super) fn reinstate(&mut self, old: ChildSaId, deleted: ChildSaId) {
-        let deleting = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteChild(id)) if *id == old);
-        if deleting || self.tasks.contains(&Task::DeleteChild(old)) {
+    /// The peer has deleted what it had made in the place of another one, perhaps because it could not use our answer. That one
+    /// stays as it was, if it is left with the traffic and not about to go itself.
+    pub(super) fn reinstate(&mut self, ctx: &mut Ctx<'_>, deleted: ChildSaId) {
+        let Some(old) = self.children.iter().find(|c| c.waits_for(deleted) && c.outbound).map(|c| c.id)
+        else {
+            return;
+        };
+        let asks = |exchange: &Exchange| matches!(exchange, Exchange::DeleteChild(id) if *id == old);
+        if self.pending.as_ref().is_some_and(|p| asks(&p.exchange))
+            || self.tasks.contains(&Task::DeleteChild(old))
+        {
             return;
         }
-        let by = |c: &&mut ChildSa| c.peer_rekey.as_ref().is_some_and(|theirs| theirs.new == deleted);
-        if let Some(child) = self.child(old).filter(by).filter(|c| c.state == ChildState::Rekeyed) {
-            (child.state, child.peer_rekey) = (ChildState::Installed, None);
+        let Some(child) = self.child(old) else { return };
+        (child.state, child.peer_rekey) = (ChildState::Installed, None);
+        if child.rekey_at.is_none() && !child.config.rekey_time.is_zero() {
+            // Ours has been given up for the peer's.
+            self.retry_later(ctx, Task::RekeyChild(old));
         }
     }
 

@@ -54,6 +54,12 @@ impl AuthenticatedPeer {
         rounds
     }
 
+    /// Whether both have proven the same identities, by whatever means.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let (own, other) = (self.rounds(), other.rounds());
+        own.len() == other.len() && own.iter().zip(other).all(|(a, b)| a.id().same(b.id()))
+    }
+
     /// The same peer, with what it has proven before.
     pub(super) fn after(self, before: Option<Self>) -> Self {
         Self { before: before.map(Box::new), ..self }

@@ -129,7 +129,7 @@ pub(super) struct ChildSa {
     /// The end of the SA is not that of its policy: it is a trap, or has gone already.
     policy_stays: bool,
     installed_at: Instant,
-    rekey_at: Option<Instant>,
+    pub(super) rekey_at: Option<Instant>,
     expire_at: Option<Instant>,
 }
 
@@ -155,15 +155,26 @@ impl ChildSa {
         if self.resource.worker.is_some() {
             ctx.out.push_back(Output::DeactivateOutbound(self.id));
         }
-        if !self.policy_stays {
+        self.end_policy(ctx);
+        self.policy_stays = true;
+    }
+
+    /// The policy ends with this SA, unless it is a trap, or has ended before.
+    fn end_policy(&self, ctx: &mut Ctx<'_>) {
+        if !self.policy_stays && !ctx.traps.contains(self.policy) {
             ctx.out.push_back(Output::RemovePolicy(self.policy));
         }
-        self.policy_stays = true;
     }
 
     /// Deleted by either side, or about to be.
     pub(super) fn has_ended(&self) -> bool {
         matches!(self.state, ChildState::Lingering(_) | ChildState::Deleting)
+    }
+
+    /// Whether it was replaced by this one of the peer's making, and waits for its DELETE.
+    pub(super) fn waits_for(&self, new: ChildSaId) -> bool {
+        let by = |theirs: &PeerChildRekey| theirs.new == new;
+        self.state == ChildState::Rekeyed && self.peer_rekey.as_ref().is_some_and(by)
     }
 
     /// Not yet replaced or deleted.
@@ -176,9 +187,7 @@ impl ChildSa {
         ctx.out.push_back(Output::RemoveChild(self.id));
         ctx.spis.release(self.spi_in);
         if self.is_live() || self.state == ChildState::Deleting {
-            if !self.policy_stays {
-                ctx.out.push_back(Output::RemovePolicy(self.policy));
-            }
+            self.end_policy(ctx);
             ctx.event(Event::ChildDown { child: self.name(), reason: reason.to_string() });
         }
         updown::lower(ctx, self.raised);
@@ -437,22 +446,20 @@ impl IkeSa {
         let last = others.next().is_none() && sharer(ctx, place.0).is_none();
         let winner = child.peer_rekey.as_ref().map(|theirs| theirs.new);
         let successor = self.heir(ctx, place, id, winner);
-        let stays = self.children.iter().any(|c| Some(c.id) == successor);
+        let stays = self.children.iter().any(|c| c.id != id && c.place() == place && !c.has_ended());
         if let Some(new) = successor {
             self.activate(ctx, new);
             self.delete_redundant([Some(id), winner]);
-            self.reinstate(new, id);
         }
         let Some(child) = self.child(id) else { return };
         child.state = ChildState::Lingering(ctx.now + LINGER);
         let raised = child.raised.take();
         ctx.out.push_back(Output::DeactivateOutbound(id));
         if !stays {
-            let (name, policy, trap) = (child.name(), child.policy, child.policy_stays);
-            if last && !trap {
-                ctx.out.push_back(Output::RemovePolicy(policy));
+            if last {
+                child.end_policy(ctx);
             }
-            ctx.event(Event::ChildDown { child: name, reason: reason.to_string() });
+            ctx.event(Event::ChildDown { child: child.name(), reason: reason.to_string() });
         }
         updown::lower(ctx, raised);
     }
@@ -523,7 +530,8 @@ impl IkeSa {
             }
             // Another IKE SA with the peer may have it already, as after a new proof.
             let has_it = |sa: &IkeSa| {
-                sa.conn.name == connection && sa.children.iter().any(|c| c.is_live() && c.config.name == name)
+                let live = |c: &ChildSa| c.is_live() && c.config.name == name;
+                sa.conn.name == connection && !sa.is_leaving() && sa.children.iter().any(live)
             };
             if peer.as_ref().is_some_and(|peer| ctx.others.of_peer(peer).any(has_it)) {
                 continue;

@@ -133,9 +133,8 @@ impl IkeSa {
             return self.refuse_critical(ctx, header.exchange, kind);
         }
         let deletes_ike = |p: &Payload| matches!(p, Payload::Delete(d) if d.protocol == ProtocolId::IKE);
-        if !payloads.iter().any(deletes_ike)
-            && let Some(from) = self.inherits_from.take()
-        {
+        let deleted = payloads.iter().any(deletes_ike);
+        if !deleted && let Some(from) = self.inherits_from.take() {
             ctx.effects.push(Effect::Inherit { from, addresses, message: datagram.to_vec() });
             self.answer_over = None;
             return Ok(Ok(()));
@@ -150,7 +149,7 @@ impl IkeSa {
                         self.yield_to_peer_rekey(ctx);
                         // Who deletes the old one has the new one.
                         ctx.effects.extend(self.rekeyed_by.map(Effect::AskAgain));
-                        self.part(ctx, addresses, reason)
+                        self.part(ctx, addresses, (reason, deleted))
                     }
                 }
             }

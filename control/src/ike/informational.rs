@@ -9,7 +9,7 @@ use mobikex_common::spi::Spi;
 use mobikex_common::wire::ike::{Delete, ExchangeType, NotifyType, Payload, ProtocolId};
 use tracing::info;
 
-use super::child::ChildState;
+use super::child::{ChildSa, ChildState};
 use super::crypt::Protected;
 use super::ctx::Ctx;
 use super::error::IkeError;
@@ -29,6 +29,8 @@ pub(super) struct Parting {
     at: Instant,
     over: (SocketAddr, SocketAddr, bool),
     reason: String,
+    /// By DELETE, so that `close_action` has its turn.
+    deleted: bool,
 }
 
 impl IkeSa {
@@ -97,16 +99,16 @@ impl IkeSa {
         self.send_request(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads).map(drop)
     }
 
-    /// The peer has deleted this IKE SA by a request that came over `over`.
+    /// The peer has ended this IKE SA by a request that came over `over`; `deleted`: by DELETE.
     pub(super) fn part(
         &mut self,
         ctx: &mut Ctx<'_>,
         over: (SocketAddr, SocketAddr, bool),
-        reason: String,
+        (reason, deleted): (String, bool),
     ) -> Result<(), Gone> {
         self.leave_to_others(ctx);
         let at = self.sent_until(ctx).map_or(ctx.now, |sent| sent + PARTING);
-        let parting = Parting { at, over, reason };
+        let parting = Parting { at, over, reason, deleted };
         // Who asks again has waited enough.
         if at > ctx.now && self.parting.is_none() {
             self.tasks.clear();
@@ -130,6 +132,9 @@ impl IkeSa {
     }
 
     fn answer_parting(&mut self, ctx: &mut Ctx<'_>, parting: &Parting) -> Gone {
+        if parting.deleted && self.rekeyed_by.is_none() {
+            self.return_later(ctx, |_| true, |config| config.close_action);
+        }
         let gone = self.close(ctx, &parting.reason, false);
         self.answer_over = Some(parting.over);
         if let Err(error) = self.send_response(ctx, ExchangeType::INFORMATIONAL, &[]) {
@@ -155,9 +160,6 @@ impl IkeSa {
         for payload in payloads {
             let Payload::Delete(delete) = payload else { continue };
             if delete.protocol == ProtocolId::IKE {
-                if self.rekeyed_by.is_none() {
-                    self.return_later(ctx, |_| true, |config| config.close_action);
-                }
                 return Err("deleted by the peer".to_string());
             }
             if delete.protocol != ProtocolId::ESP {
@@ -173,7 +175,8 @@ impl IkeSa {
                 info!(target: "IKE", "received DELETE for ESP CHILD_SA {}", child.name());
                 let policy = child.policy;
                 let replaced = matches!(state, ChildState::Rekeyed) || child.peer_rekey.is_some();
-                let twin = self.children.iter().any(|c| c.policy == policy && c.id != id && c.is_live());
+                let stays = |c: &ChildSa| c.is_live() || c.waits_for(id);
+                let twin = self.children.iter().any(|c| c.policy == policy && c.id != id && stays(c));
                 // If our own DELETE for it is under way, that one already names our half (RFC 7296 1.4.1).
                 let crossing = matches!(
                     self.pending.as_ref().map(|p| &p.exchange),
@@ -186,6 +189,7 @@ impl IkeSa {
                     self.return_later(ctx, |c| c.id == id, |config| config.close_action);
                 }
                 self.retire(ctx, id, "deleted by the peer");
+                self.reinstate(ctx, id);
             }
         }
         let mut answer = self.handle_mobility_request(ctx, payloads, addresses);
@@ -212,7 +216,10 @@ impl IkeSa {
                 self.retire(ctx, id, "deleted");
                 Ok(())
             }
-            Exchange::DeleteIke(reason) => Err(self.close(ctx, &reason, false)),
+            Exchange::DeleteIke(reason) => Err(match self.parting.take() {
+                Some(parting) => self.answer_parting(ctx, &parting),
+                None => self.close(ctx, &reason, false),
+            }),
             Exchange::Update(update) => {
                 self.handle_update_response(ctx, &update, payloads, answered, only_there)
             }

@@ -48,6 +48,11 @@ impl Reauth {
         self.at.into_iter().chain(self.ends).min()
     }
 
+    /// A newer IKE SA has everything.
+    pub(super) fn gives_way(&self) -> bool {
+        self.over.is_some()
+    }
+
     pub(super) fn replaces(&self) -> Option<u32> {
         self.replaces
     }
@@ -114,7 +119,7 @@ impl IkeSa {
 
     /// A newer IKE SA has the same Child SAs. Each goes by itself, since those go on receiving for a while, and the IKE SA
     /// last.
-    fn give_way(&mut self, ctx: &mut Ctx<'_>, by: &str) {
+    pub(super) fn give_way(&mut self, ctx: &mut Ctx<'_>, by: &str) {
         info!(target: "IKE", "{} reauthenticated as {by}", self.name());
         (self.rekey_at, self.reauth) = (None, Reauth { over: Some(by.to_string()), ..Reauth::default() });
         self.tasks.clear();

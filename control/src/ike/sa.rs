@@ -375,10 +375,20 @@ impl IkeSa {
         }
     }
 
+    /// A DELETE of either side is under way.
+    fn is_deleting(&self) -> bool {
+        let asks = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke(_)));
+        asks || self.parting.is_some()
+    }
+
+    /// Whether it is about to end, so that nothing new is for it, and what it still has does not count.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.is_deleting() || self.reauth.gives_way()
+    }
+
     /// The state's name in the status view.
     pub(super) fn state_name(&self) -> &'static str {
-        let asks = matches!(self.pending.as_ref().map(|p| &p.exchange), Some(Exchange::DeleteIke(_)));
-        let deleting = asks || self.parting.is_some();
+        let deleting = self.is_deleting();
         match (&self.state, self.rekeyed_by) {
             (_, Some(_)) => "REKEYED",
             (State::Established(_), None) if deleting => "DELETING",

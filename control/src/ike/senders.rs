@@ -7,9 +7,7 @@
 use std::time::Instant;
 
 use mobikex_common::sa::{ChildSaId, PolicyId};
-use mobikex_common::wire::ike::Identification;
 
-use super::auth::AuthenticatedPeer;
 use super::child::{Agreed, ChildSa, Place};
 use super::ctx::{Ctx, Effect};
 use super::output::Output;
@@ -32,7 +30,8 @@ impl IkeSa {
 
     /// The peer has sent on `id`, so that it has it. A late packet on one that was replaced meanwhile says nothing.
     pub(super) fn peer_sends_on(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId) {
-        let Some(child) = self.child(id).filter(|c| c.is_live()) else { return };
+        let leaves = self.is_leaving();
+        let Some(child) = self.child(id).filter(|c| c.is_live() && !leaves) else { return };
         child.resource.unheard = false;
         let further = child.resource.worker.is_some() && child.fresh.is_some();
         if !further || !self.has_sender_beside(id) {
@@ -84,13 +83,11 @@ impl IkeSa {
         ctx.others.with_policy(trap).all(|sa| self.has_ends_of(sa)).then_some(trap)
     }
 
-    /// Whether both are of one connection and between the same two identities.
+    /// Whether both are of one connection and between the same two.
     fn has_ends_of(&self, other: &Self) -> bool {
-        let same =
-            |a: Option<&Identification>, b: Option<&Identification>| a.zip(b).is_some_and(|(a, b)| a.same(b));
-        self.conn.name == other.conn.name
-            && same(self.peer().map(AuthenticatedPeer::id), other.peer().map(AuthenticatedPeer::id))
-            && same(self.local_id.as_ref(), other.local_id.as_ref())
+        let peer = self.peer().zip(other.peer()).is_some_and(|(a, b)| a.is_same(b));
+        let local = self.local_id.iter().zip(&other.local_id).any(|(a, b)| a.same(b));
+        self.conn.name == other.conn.name && peer && local
     }
 
     /// Nothing goes out on any Child SA from now on for which another IKE SA has one: the peer may soon receive on these no more.
@@ -151,8 +148,13 @@ pub(super) fn sharer(ctx: &Ctx<'_>, policy: PolicyId) -> Option<u32> {
     ctx.others.with_policy(policy).filter(has_it).map(|sa| sa.id).last()
 }
 
-/// The SA of another IKE SA that sends in a place, or else may.
+/// The SA of another IKE SA that sends in a place, or else may: the latest that the peer is known to have, or the first of those
+/// that it will have.
 fn heir_elsewhere<'a>(ctx: &'a Ctx<'_>, place: Place) -> Option<&'a ChildSa> {
     let children = ctx.others.with_policy(place.0).flat_map(|sa| &sa.children);
-    children.filter(|c| c.may_send_in(place)).max_by_key(|c| (c.outbound, c.is_live(), c.id))
+    let rank = |c: &&ChildSa| {
+        let heard = !c.resource.unheard;
+        (c.outbound, c.is_live(), heard, if heard { c.id.0 } else { u32::MAX - c.id.0 })
+    };
+    children.filter(|c| c.may_send_in(place)).max_by_key(rank)
 }

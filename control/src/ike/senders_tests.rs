@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Command;
 use super::child::LINGER;
 use super::tasks::Task;
-use super::testing::Done::{Activate, Deactivate, Install, Remove, RemovePolicy, Sent};
+use super::testing::Done::{Activate, Deactivate, Install, InstallTrap, Remove, RemovePolicy, Sent};
 use super::testing::{Done, Pair};
 use crate::config::{Connection, MobikeX, StartAction, TsPattern, Unique};
 
@@ -106,18 +106,27 @@ fn what_is_on_its_way_on_the_old_sas_arrives_before_the_peer_learns_that_they_ar
 
 #[test]
 fn when_the_new_one_goes_first_the_old_one_sends_again() {
-    let mut pair = old(|_, _| {});
-    pair.start_beside(0);
-    pair.run(SECOND);
-    pair.done = Default::default();
-    delete(&mut pair, 2);
-    assert_eq!(done(&mut pair, 0), [Activate(1), Sent], "the peer will not have it after that message");
-    pair.run(2 * LINGER);
-    for end in 0..2 {
-        let last: &[Done] =
-            if end == 0 { &[Deactivate(2), Remove(2)] } else { &[Activate(1), Deactivate(2), Remove(2)] };
-        assert_eq!(changes(&mut pair, end), last);
-        assert_eq!(states(&pair, end), [(1, "INSTALLED")]);
+    for several in [false, true] {
+        let mut pair = old(|_, _| {});
+        if several {
+            // There are probes, and who sends has to send them.
+            pair.add(0, "203.0.113.1");
+            pair.add(1, "198.51.100.2");
+            pair.run(10 * SECOND);
+            pair.done = Default::default();
+        }
+        pair.start_beside(0);
+        pair.run(SECOND);
+        pair.done = Default::default();
+        delete(&mut pair, 2);
+        assert_eq!(done(&mut pair, 0), [Activate(1), Sent], "the peer will not have it after that message");
+        pair.run(2 * LINGER);
+        for end in 0..2 {
+            let last: &[Done] =
+                if end == 0 { &[Deactivate(2), Remove(2)] } else { &[Activate(1), Deactivate(2), Remove(2)] };
+            assert_eq!(changes(&mut pair, end), last);
+            assert_eq!(states(&pair, end), [(1, "INSTALLED")]);
+        }
     }
 }
 
@@ -175,9 +184,41 @@ fn a_trap_is_not_shared_by_two_peers() {
         changes(pair, 1)
     };
     assert_eq!(command(&mut pair, true, "home"), [Install(1, true)]);
-    assert_eq!(command(&mut pair, false, "home"), [Remove(1)], "its policy waits for traffic");
+    assert_eq!(command(&mut pair, false, "home"), [InstallTrap, Remove(1)], "its policy waits for traffic");
     assert_eq!(command(&mut pair, true, "away"), [Install(2, true)]);
     assert_eq!(command(&mut pair, true, "home"), [Install(3, true)]);
     assert_eq!(command(&mut pair, false, "away"), [Remove(2)]);
-    assert_eq!(command(&mut pair, false, "home"), [Remove(3), RemovePolicy], "one trap is enough");
+    assert_eq!(
+        command(&mut pair, false, "home"),
+        [InstallTrap, Remove(3), RemovePolicy],
+        "one trap is enough"
+    );
+}
+
+#[test]
+fn what_the_new_one_lacks_ends_as_close_action_says() {
+    for action in [StartAction::Trap, StartAction::Start] {
+        let mut pair = Pair::up(|end, conn| {
+            let nets = ["10.3.0.0/16", "10.4.0.0/16"].map(|net| vec![TsPattern::Fixed(net.parse().unwrap())]);
+            let mut lab = conn.children[0].clone();
+            lab.name = "lab".into();
+            (lab.local_ts, lab.remote_ts) = (nets[end].clone(), nets[1 - end].clone());
+            lab.close_action = if end == 1 { action } else { StartAction::None };
+            conn.children.push(lab);
+        });
+        pair.command(0, Command::Up { connection: "home".into(), child: Some("lab".into()) });
+        pair.run(60 * SECOND);
+        pair.start_beside(0);
+        pair.run(Duration::ZERO);
+        pair.done = Default::default();
+        // The answer waits, since what it is about has been sent on until now.
+        delete(&mut pair, 1);
+        pair.run(SECOND);
+        let seen = changes(&mut pair, 1);
+        assert!(!seen.contains(&RemovePolicy) || action == StartAction::Start, "{seen:?}");
+        assert_eq!(seen.contains(&InstallTrap), action == StartAction::Trap, "{seen:?}");
+        let there =
+            pair.ends[1].ike_sas(pair.now).iter().flat_map(|sa| &sa.children).any(|c| c.name == "lab");
+        assert_eq!(there, action == StartAction::Start);
+    }
 }

@@ -40,6 +40,7 @@ pub(super) enum Done {
     Deactivate(u32),
     Remove(u32),
     RemovePolicy,
+    InstallTrap,
 }
 
 /// See the module.
@@ -110,6 +111,7 @@ impl Done {
             Output::DeactivateOutbound(id) => Some(Self::Deactivate(id.0)),
             Output::RemoveChild(id) => Some(Self::Remove(id.0)),
             Output::RemovePolicy(_) => Some(Self::RemovePolicy),
+            Output::InstallTrap { .. } => Some(Self::InstallTrap),
             _ => None,
         }
     }
@@ -156,10 +158,10 @@ impl Pair {
         self.command(end, Command::Up { connection: "home".into(), child: None });
     }
 
-    /// Begins with another IKE SA beside the one that an end has.
+    /// Begins with another IKE SA beside the one that an end has, with its first child.
     pub(super) fn start_beside(&mut self, end: usize) {
         let conn = self.sa(end, |sa, _| sa.conn.clone());
-        let wanted = conn.children.iter().map(|child| child.name.clone()).collect();
+        let wanted = vec![conn.children[0].name.clone()];
         self.ends[end].start(self.now, conn, wanted).unwrap();
         self.collect(end);
     }

@@ -175,7 +175,8 @@ fn a_new_proof_comes_before_the_old_one_goes() {
 /// was deleted still receives.
 #[test]
 fn no_packet_is_for_nobody_in_a_new_proof() {
-    for seed in 0..12 {
+    // With 75 three IKE SAs have the same at once.
+    for seed in (0..12).chain([75]) {
         let wants = usize::from(seed % 2 == 0);
         let mut c = [two(0), two(1)];
         c[wants].connections[0].reauth_time = 20 * SECOND;

@@ -15,7 +15,8 @@ const MAX_EARLY: usize = 64;
 const MAX_OCTETS: usize = 128 << 10;
 /// What the SA is not there for by then is for none.
 const MAX_WAIT_MS: u64 = 100;
-/// How often a worker without other work looks whether the SA is there.
+/// A worker without other work looks after this long whether the SA is there, and then when the packet has waited twice as long
+/// as before: what is for nobody must not keep it awake.
 const PACE_MS: u64 = 2;
 
 /// One packet, with [`HEADROOM`] octets in front.
@@ -40,6 +41,7 @@ impl Waiting {
 pub(super) struct Early {
     queue: VecDeque<Waiting>,
     octets: usize,
+    looked_ms: u64,
 }
 
 impl Early {
@@ -55,13 +57,15 @@ impl Early {
         true
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+    /// Whether to look now: there is a packet, and this millisecond has not seen a look yet.
+    pub(super) fn is_due(&self, now_ms: u64) -> bool {
+        !self.queue.is_empty() && self.looked_ms != now_ms
     }
 
     /// When to look again.
     pub(super) fn due(&self, now_ms: u64) -> Option<u64> {
-        (!self.queue.is_empty()).then_some(now_ms + PACE_MS)
+        let newest = self.queue.back()?;
+        Some(now_ms + now_ms.saturating_sub(newest.since_ms).clamp(PACE_MS, MAX_WAIT_MS))
     }
 
     /// Hands out, in order, the packets whose SA is `there` now; returns how many have waited in vain.
@@ -72,6 +76,7 @@ impl Early {
         mut out: impl FnMut(Waiting),
     ) -> usize {
         let mut lost = 0;
+        self.looked_ms = now_ms;
         for _ in 0..self.queue.len() {
             let Some(waiting) = self.queue.pop_front() else { break };
             let goes = there(waiting.spi);
@@ -121,11 +126,12 @@ mod tests {
             assert!(early.hold(Meta::UNKNOWN, true, &packet(spi, 40 + n), 10));
         }
         assert_eq!(released(&mut early, 11, &[]), (vec![], 0));
-        assert_eq!(early.due(11), Some(13));
+        assert_eq!((early.due(11), early.due(30)), (Some(13), Some(50)));
+        assert!(!early.is_due(11) && early.is_due(12), "once in a millisecond");
         assert_eq!(released(&mut early, 12, &[7]), (vec![packet(7, 40), packet(7, 42)], 0));
         assert_eq!(released(&mut early, 109, &[7]), (vec![], 0));
         assert_eq!(released(&mut early, 110, &[7]), (vec![], 1));
-        assert!(early.is_empty() && early.due(110).is_none() && early.octets == 0);
+        assert!(!early.is_due(111) && early.due(110).is_none() && early.octets == 0);
     }
 
     #[test]

@@ -123,7 +123,7 @@ impl Worker {
 
     /// Opens the packets that came before their SA, which is here now.
     pub(super) fn release_early(&mut self, now: &Now<'_>) {
-        if self.early.is_empty() {
+        if !self.early.is_due(now.ms) {
             return;
         }
         let to = destinations!(self);

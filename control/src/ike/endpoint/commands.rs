@@ -154,7 +154,9 @@ impl Endpoint {
         let existing = self
             .sas
             .of_connection(name)
-            .find(|sa| sa.rekeyed_by.is_none() && (sa.initiator.is_us() || sa.peer().is_some()))
+            .find(|sa| {
+                sa.rekeyed_by.is_none() && !sa.is_leaving() && (sa.initiator.is_us() || sa.peer().is_some())
+            })
             .map(|sa| sa.id);
         if let Some(id) = existing {
             self.with_sa(now, id, |sa, ctx| {

@@ -23,7 +23,7 @@ use tracing::info;
 
 use crate::config::{Config, Connection};
 use crate::credentials::UnixSeconds;
-use crate::ike::child::{ChildSa, LINGER};
+use crate::ike::child::ChildSa;
 use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
 use crate::ike::hints::Complaints;
@@ -552,12 +552,12 @@ impl Endpoint {
                 if lost {
                     return Err(sa.close(ctx, "the peer has set up a new one", false));
                 }
-                let task = Task::DeleteIke("replaced by a new one".into());
-                if sa.children.iter().any(|c| ctx.others.with_policy(c.policy).any(|sa| sa.id == keep)) {
+                let shares =
+                    |c: &ChildSa| ctx.others.with_policy(c.policy).find(|sa| sa.id == keep).map(IkeSa::name);
+                match sa.children.iter().find_map(shares) {
                     // It seems to be a new proof, after which nothing is to be lost that is still on its way.
-                    sa.tasks.push_at(now + 2 * LINGER, task);
-                } else {
-                    sa.add_task(ctx, task);
+                    Some(by) => sa.give_way(ctx, &by),
+                    None => sa.add_task(ctx, Task::DeleteIke("replaced by a new one".into())),
                 }
                 Ok(())
             });

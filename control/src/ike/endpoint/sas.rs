@@ -56,6 +56,18 @@ struct Indexed {
     half_open: bool,
 }
 
+impl Indexed {
+    fn set_timeout(&mut self, timeouts: &mut BTreeSet<(Instant, u32)>, id: u32, timeout: Option<Instant>) {
+        if timeout != self.timeout {
+            self.timeout.iter().for_each(|at| {
+                timeouts.remove(&(*at, id));
+            });
+            timeouts.extend(timeout.map(|at| (at, id)));
+            self.timeout = timeout;
+        }
+    }
+}
+
 /// SAs that have something in common, each group in ascending order.
 struct Groups<K>(HashMap<K, BTreeSet<u32>>);
 
@@ -93,14 +105,7 @@ impl Sas {
         let entry = self.entries.entry(id).or_insert_with(|| Entry { sa: None, indexed: Indexed::default() });
         let was = &mut entry.indexed;
 
-        let timeout = sa.next_timeout();
-        if timeout != was.timeout {
-            was.timeout.iter().for_each(|at| {
-                self.timeouts.remove(&(*at, id));
-            });
-            self.timeouts.extend(timeout.map(|at| (at, id)));
-            was.timeout = timeout;
-        }
+        was.set_timeout(&mut self.timeouts, id, sa.next_timeout());
         let spi = sa.our_spi();
         if was.spi != Some(spi) {
             was.spi.iter().for_each(|spi| {
@@ -251,14 +256,15 @@ impl Sas {
         self.group(self.by_policy.0.get(&policy))
     }
 
-    /// Notes which Child SA sends in a place. That is the one thing about SAs that are not at work that may change, and no
-    /// index knows it.
+    /// Notes which Child SA sends in a place. That is the one thing about SAs that are not at work that may change; only when they
+    /// have something to do depends on it.
     pub(in crate::ike) fn note_sender(&mut self, now: Instant, place: Place, id: Option<ChildSaId>) {
-        for sa in self.by_policy.0.get(&place.0).into_iter().flatten() {
-            let entry = self.entries.get_mut(sa).and_then(|entry| entry.sa.as_mut());
-            for child in entry.into_iter().flat_map(|sa| &mut sa.children).filter(|c| c.place() == place) {
+        for number in self.by_policy.0.get(&place.0).into_iter().flatten() {
+            let Some(Entry { sa: Some(sa), indexed }) = self.entries.get_mut(number) else { continue };
+            for child in sa.children.iter_mut().filter(|c| c.place() == place) {
                 child.note_sender(now, id);
             }
+            indexed.set_timeout(&mut self.timeouts, *number, sa.next_timeout());
         }
     }
 

@@ -11,6 +11,7 @@ use super::{Command, Endpoint};
 use crate::config::{Child, Config, Connection, DpdAction};
 use crate::ike::child::resolve;
 use crate::ike::output::Output;
+use crate::ike::sa::IkeSa;
 
 /// A connection and a child of it.
 type Name = (String, String);
@@ -26,6 +27,11 @@ impl Traps {
     /// The policy of a trap.
     pub(in crate::ike) fn policy(&self, connection: &str, child: &str) -> Option<PolicyId> {
         self.policies.get(&(connection.to_owned(), child.to_owned())).copied()
+    }
+
+    /// Whether a policy is one of them.
+    pub(in crate::ike) fn contains(&self, policy: PolicyId) -> bool {
+        self.names.contains_key(&policy)
     }
 
     fn insert(&mut self, name: Name, policy: PolicyId) {
@@ -89,24 +95,26 @@ impl Endpoint {
 
     /// The policy of a child that is gone waits for traffic from now on, unless another one does, or the child is there again.
     pub(super) fn keep_trap(&mut self, name: Name, policy: PolicyId) {
-        let there = self
-            .sas
-            .of_connection(&name.0)
-            .any(|sa| sa.children.iter().any(|c| c.is_live() && c.config.name == name.1));
-        if there || self.traps.policy(&name.0, &name.1).is_some() {
-            self.out.push_back(Output::RemovePolicy(policy));
-        } else {
+        let used = self.sas.with_policy(policy).any(|sa| sa.children.iter().any(|c| !c.has_ended()));
+        let there = self.has_live_child(&name.0, &name.1);
+        if self.traps.policy(&name.0, &name.1).is_none() && (used || !there) {
             self.traps.insert(name, policy);
+        } else if !used {
+            self.out.push_back(Output::RemovePolicy(policy));
         }
+    }
+
+    /// Whether there is such a Child SA, other than on an IKE SA that is about to end.
+    fn has_live_child(&self, connection: &str, child: &str) -> bool {
+        let has_it = |sa: &IkeSa| sa.children.iter().any(|c| c.is_live() && c.config.name == child);
+        self.sas.of_connection(connection).any(|sa| !sa.is_leaving() && has_it(sa))
     }
 
     /// Traffic wants an SA for a policy.
     pub(super) fn acquire(&mut self, now: Instant, policy: PolicyId) {
         let Some((connection, child)) = self.traps.names.get(&policy).cloned() else { return };
-        let busy = self.sas.of_connection(&connection).any(|sa| {
-            sa.peer().is_none() || sa.children.iter().any(|c| c.is_live() && c.config.name == child)
-        });
-        if !busy {
+        let busy = self.sas.of_connection(&connection).any(|sa| sa.peer().is_none());
+        if !busy && !self.has_live_child(&connection, &child) {
             info!(target: "CHD", "creating acquire job for {connection}/{child}");
             if let Err(error) = self.handle_command(now, Command::Up { connection, child: Some(child) }) {
                 info!(target: "IKE", "{error}");
