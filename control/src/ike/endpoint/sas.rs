@@ -68,8 +68,26 @@ impl Indexed {
     }
 }
 
-/// SAs that have something in common, each group in ascending order.
-struct Groups<K>(HashMap<K, BTreeSet<u32>>);
+/// SAs that have something in common. Most are alone with it, and there are many: only several take a set.
+#[derive(Debug)]
+enum Group {
+    One(u32),
+    Several(BTreeSet<u32>),
+}
+
+impl Group {
+    /// In ascending order.
+    fn iter(&self) -> impl Iterator<Item = u32> {
+        let (one, several) = match self {
+            Self::One(id) => (Some(*id), None),
+            Self::Several(ids) => (None, Some(ids)),
+        };
+        one.into_iter().chain(several.into_iter().flatten().copied())
+    }
+}
+
+/// The groups, by what they have in common.
+struct Groups<K>(HashMap<K, Group>);
 
 impl<K> Default for Groups<K> {
     fn default() -> Self {
@@ -79,15 +97,24 @@ impl<K> Default for Groups<K> {
 
 impl<K: Hash + Eq> Groups<K> {
     fn add(&mut self, key: K, id: u32) {
-        self.0.entry(key).or_default().insert(id);
+        match self.0.entry(key).or_insert(Group::One(id)) {
+            Group::Several(ids) => drop(ids.insert(id)),
+            Group::One(other) if *other == id => {}
+            group @ Group::One(_) => *group = Group::Several(group.iter().chain([id]).collect()),
+        }
     }
 
     fn remove(&mut self, key: &K, id: u32) {
-        if let Some(group) = self.0.get_mut(key) {
-            group.remove(&id);
-            if group.is_empty() {
-                self.0.remove(key);
+        let Some(group) = self.0.get_mut(key) else { return };
+        let empty = match group {
+            Group::One(other) => *other == id,
+            Group::Several(ids) => {
+                ids.remove(&id);
+                ids.is_empty()
             }
+        };
+        if empty {
+            self.0.remove(key);
         }
     }
 }
@@ -259,12 +286,12 @@ impl Sas {
     /// Notes which Child SA sends in a place. That is the one thing about SAs that are not at work that may change; only when they
     /// have something to do depends on it.
     pub(in crate::ike) fn note_sender(&mut self, now: Instant, place: Place, id: Option<ChildSaId>) {
-        for number in self.by_policy.0.get(&place.0).into_iter().flatten() {
-            let Some(Entry { sa: Some(sa), indexed }) = self.entries.get_mut(number) else { continue };
+        for number in self.by_policy.0.get(&place.0).into_iter().flat_map(Group::iter) {
+            let Some(Entry { sa: Some(sa), indexed }) = self.entries.get_mut(&number) else { continue };
             for child in sa.children.iter_mut().filter(|c| c.place() == place) {
                 child.note_sender(now, id);
             }
-            indexed.set_timeout(&mut self.timeouts, *number, sa.next_timeout());
+            indexed.set_timeout(&mut self.timeouts, number, sa.next_timeout());
         }
     }
 
@@ -294,8 +321,8 @@ impl Sas {
         self.half_open
     }
 
-    fn group<'a>(&'a self, ids: Option<&'a BTreeSet<u32>>) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
-        ids.into_iter().flatten().filter_map(|id| self.get(*id))
+    fn group<'a>(&'a self, group: Option<&'a Group>) -> impl Iterator<Item = &'a IkeSa> + use<'a> {
+        group.into_iter().flat_map(Group::iter).filter_map(|id| self.get(id))
     }
 }
 
@@ -312,7 +339,7 @@ impl Sas {
         assert_eq!(self.by_child, children.collect());
         for (policy, ids) in &self.by_policy.0 {
             let has_it = |sa: &&&IkeSa| sa.children.iter().any(|c| c.policy == *policy);
-            assert_eq!(*ids, all.iter().filter(has_it).map(|sa| sa.id).collect());
+            assert!(ids.iter().eq(all.iter().filter(has_it).map(|sa| sa.id)));
             // Whoever sends is alone in its place, whichever IKE SA it belongs to.
             let senders =
                 all.iter().flat_map(|sa| &sa.children).filter(|c| c.policy == *policy && c.outbound);
@@ -330,15 +357,17 @@ impl Sas {
             groups
         };
         let peers = all.iter().filter_map(|sa| Some((sa.peer()?.id().key(), sa.id)));
-        assert_eq!(self.by_peer.0, group(peers.collect()));
+        let set = |group: &Group| group.iter().collect::<BTreeSet<u32>>();
+        let known = self.by_peer.0.iter().map(|(key, ids)| (key.clone(), set(ids)));
+        assert_eq!(known.collect::<HashMap<_, _>>(), group(peers.collect()));
         let connections = all.iter().map(|sa| (sa.conn.name.clone().into_bytes(), sa.id));
-        let known = self.by_connection.0.iter().map(|(name, ids)| (name.clone().into_bytes(), ids.clone()));
+        let known = self.by_connection.0.iter().map(|(name, ids)| (name.clone().into_bytes(), set(ids)));
         assert_eq!(known.collect::<HashMap<_, _>>(), group(connections.collect()));
         for sa in &all {
-            assert!(sa.remotes().all(|remote| self.by_remote.0[&remote].contains(&sa.id)));
+            assert!(sa.remotes().all(|remote| self.by_remote.0[&remote].iter().any(|id| id == sa.id)));
         }
         for (remote, ids) in &self.by_remote.0 {
-            assert!(ids.iter().all(|id| self.get(*id).unwrap().remotes().any(|r| r == *remote)));
+            assert!(ids.iter().all(|id| self.get(id).unwrap().remotes().any(|r| r == *remote)));
         }
         assert!(self.by_first_request.values().all(|id| self.contains(*id)));
     }
