@@ -180,10 +180,7 @@ impl IkeSa {
         else {
             return;
         };
-        let asks = |exchange: &Exchange| matches!(exchange, Exchange::DeleteChild(id) if *id == old);
-        if self.pending.as_ref().is_some_and(|p| asks(&p.exchange))
-            || self.tasks.contains(&Task::DeleteChild(old))
-        {
+        if self.asks_to_delete(old) || self.tasks.contains(&Task::DeleteChild(old)) {
             return;
         }
         let Some(child) = self.child(old) else { return };

@@ -272,6 +272,11 @@ pub(super) fn resolve(patterns: &[TsPattern], own: SocketAddr) -> Vec<TrafficSel
 }
 
 impl IkeSa {
+    /// Whether a configured child has a Child SA here.
+    pub(super) fn has_child(&self, name: &str) -> bool {
+        self.children.iter().any(|c| c.is_live() && c.config.name == name)
+    }
+
     pub(super) fn child(&mut self, id: ChildSaId) -> Option<&mut ChildSa> {
         self.children.iter_mut().find(|c| c.id == id)
     }
@@ -300,10 +305,9 @@ impl IkeSa {
         let old = replaces.and_then(|old| self.children.iter().find(|c| c.id == old));
         let twin = self.children.iter().find(|c| c.is_live() && c.is_for(&agreed)).filter(|_| old.is_none());
         let alone = old.or(twin).is_none() && agreed.joins.is_none();
-        let elder = self.elder(ctx, &agreed).filter(|_| alone);
+        let elder = if alone { self.elder(ctx, &agreed) } else { None };
         let like = old.or(twin).or(elder).map(|c| c.policy).or(agreed.joins);
         let raised = old.or(elder).and_then(|c| c.raised.clone());
-        let elder = elder.is_some();
         let policy = like.or(trap).unwrap_or_else(|| ctx.ids.policy());
         let mut resource = old.map_or(agreed.resource, |old| old.resource.clone());
         // A rekeyed SA inherits the addresses of the one that it replaces.
@@ -315,7 +319,7 @@ impl IkeSa {
         // While there is no pair of addresses, what was there before stays.
         addresses.paths = old.map_or(addresses.paths, |old| old.addresses.paths.clone());
         let we_started = started_by == ExchangeInitiator::Us;
-        let outbound = we_started || (alone && !elder);
+        let outbound = we_started || like.is_none();
         resource.unheard = !outbound;
         let (keys_out, keys_in) = if we_started {
             (keymat.initiator, keymat.responder)
@@ -529,10 +533,7 @@ impl IkeSa {
                 continue;
             }
             // Another IKE SA with the peer may have it already, as after a new proof.
-            let has_it = |sa: &IkeSa| {
-                let live = |c: &ChildSa| c.is_live() && c.config.name == name;
-                sa.conn.name == connection && !sa.is_leaving() && sa.children.iter().any(live)
-            };
+            let has_it = |sa: &IkeSa| sa.conn.name == connection && !sa.is_leaving() && sa.has_child(&name);
             if peer.as_ref().is_some_and(|peer| ctx.others.of_peer(peer).any(has_it)) {
                 continue;
             }

@@ -132,7 +132,7 @@ impl IkeSa {
 
     /// Starts CREATE_CHILD_SA for a configured child.
     pub(super) fn start_create_child(&mut self, ctx: &mut Ctx<'_>, name: &str) -> Result<(), IkeError> {
-        if self.children.iter().any(|c| c.is_live() && c.config.name == name) {
+        if self.has_child(name) {
             // It was asked for once more while the first request for it was under way.
             return Ok(());
         }

@@ -83,6 +83,12 @@ impl IkeSa {
         self.send_delete(ctx, id, spi)
     }
 
+    /// Whether our DELETE of this Child SA is under way.
+    pub(super) fn asks_to_delete(&self, child: ChildSaId) -> bool {
+        let asks = |exchange: &Exchange| matches!(exchange, Exchange::DeleteChild(id) if *id == child);
+        self.pending.as_ref().is_some_and(|p| asks(&p.exchange))
+    }
+
     /// DELETE of one Child SA, by our SPI.
     pub(super) fn send_delete(&mut self, ctx: &mut Ctx<'_>, id: ChildSaId, spi: Spi) -> Result<(), IkeError> {
         let spis = vec![spi.to_be_bytes().to_vec()];
@@ -178,11 +184,7 @@ impl IkeSa {
                 let stays = |c: &ChildSa| c.is_live() || c.waits_for(id);
                 let twin = self.children.iter().any(|c| c.policy == policy && c.id != id && stays(c));
                 // If our own DELETE for it is under way, that one already names our half (RFC 7296 1.4.1).
-                let crossing = matches!(
-                    self.pending.as_ref().map(|p| &p.exchange),
-                    Some(Exchange::DeleteChild(ours)) if *ours == id
-                );
-                if !crossing {
+                if !self.asks_to_delete(id) {
                     answer_spis.push(spi_in.to_be_bytes().to_vec());
                 }
                 if state == ChildState::Installed && !replaced && !twin {

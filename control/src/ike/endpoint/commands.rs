@@ -165,7 +165,7 @@ impl Endpoint {
                         if !sa.wanted.contains(&name) {
                             sa.wanted.push_back(name);
                         }
-                    } else if !sa.children.iter().any(|c| c.is_live() && c.config.name == name) {
+                    } else if !sa.has_child(&name) {
                         sa.add_task(ctx, Task::CreateChild(name));
                     }
                 }

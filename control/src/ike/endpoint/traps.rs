@@ -11,7 +11,6 @@ use super::{Command, Endpoint};
 use crate::config::{Child, Config, Connection, DpdAction};
 use crate::ike::child::resolve;
 use crate::ike::output::Output;
-use crate::ike::sa::IkeSa;
 
 /// A connection and a child of it.
 type Name = (String, String);
@@ -106,8 +105,7 @@ impl Endpoint {
 
     /// Whether there is such a Child SA, other than on an IKE SA that is about to end.
     fn has_live_child(&self, connection: &str, child: &str) -> bool {
-        let has_it = |sa: &IkeSa| sa.children.iter().any(|c| c.is_live() && c.config.name == child);
-        self.sas.of_connection(connection).any(|sa| !sa.is_leaving() && has_it(sa))
+        self.sas.of_connection(connection).any(|sa| !sa.is_leaving() && sa.has_child(child))
     }
 
     /// Traffic wants an SA for a policy.
