@@ -106,6 +106,8 @@ pub struct Undelivered {
     pub protocol: u8,
     /// What follows its IP header: the source port, if the protocol has ports.
     pub src_port: u16,
+    /// The destination port likewise.
+    pub dst_port: u16,
 }
 
 /// Reads Destination Unreachable (RFC 792, RFC 4443 3.1); `None` for anything else. That a packet is too big does not
@@ -136,7 +138,7 @@ pub fn undelivered(message: &[u8], ipv4: bool) -> Option<Undelivered> {
         }
         _ => return None,
     };
-    Some(Undelivered { src, dst, protocol, src_port: r.u16().ok()? })
+    Some(Undelivered { src, dst, protocol, src_port: r.u16().ok()?, dst_port: r.u16().ok()? })
 }
 
 #[cfg(test)]
@@ -186,10 +188,11 @@ mod tests {
             dst: "10.2.0.6".parse().unwrap(),
             protocol: 17,
             src_port: 4500,
+            dst_port: 500,
         };
         // Eight octets after the header are all that must be there.
         assert_eq!(undelivered(&error(3, 3, &packet[..28]), true), Some(v4));
-        for len in 0..22 {
+        for len in 0..24 {
             assert_eq!(undelivered(&error(3, 3, &packet[..len]), true), None);
         }
         // An echo reply, too big, time exceeded; the other family's numbers; a later fragment.
@@ -208,12 +211,13 @@ mod tests {
         assert_eq!(undelivered(&error(3, 1, &options), true), None);
 
         let mut packet = udp_v6(8);
-        packet[40..42].copy_from_slice(&hex!("01f4"));
+        packet[40..44].copy_from_slice(&hex!("01f4 1194"));
         let v6 = Undelivered {
             src: "2001:db8::5".parse().unwrap(),
             dst: "2001:db8::6".parse().unwrap(),
             protocol: 17,
             src_port: 500,
+            dst_port: 4500,
         };
         assert_eq!(undelivered(&error(1, 4, &packet), false), Some(v6));
         assert_eq!(undelivered(&error(2, 0, &packet), false), None);

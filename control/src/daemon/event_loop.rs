@@ -230,7 +230,9 @@ impl Daemon {
                 let now = Instant::now();
                 let ports = [self.config.daemon.port, self.config.daemon.port_nat_t];
                 let endpoint = &mut self.endpoint;
-                self.icmp.receive(ports, |local, remote| endpoint.handle_unreachable(now, local, remote));
+                self.icmp.receive(ports, |local, remote, port| {
+                    endpoint.handle_unreachable(now, local, remote, port);
+                });
             }
             if accept {
                 self.control.accept(self.poll.registry());

@@ -72,8 +72,8 @@ impl IcmpSockets {
     }
 
     /// Reads what waits: source and destination of each packet of ours, from one of `ports` or plain ESP, that did not
-    /// arrive.
-    pub(super) fn receive(&self, ports: [u16; 2], mut handle: impl FnMut(IpAddr, IpAddr)) {
+    /// arrive, and the destination's port where there are ports.
+    pub(super) fn receive(&self, ports: [u16; 2], mut handle: impl FnMut(IpAddr, IpAddr, Option<u16>)) {
         let mut buffer = [0; ENOUGH];
         for (socket, ipv4) in &self.sockets {
             for _ in 0..AT_ONCE {
@@ -83,9 +83,12 @@ impl IcmpSockets {
                 let Some(found) = buffer[..len].get(skip..).and_then(|m| icmp::undelivered(m, *ipv4)) else {
                     continue;
                 };
-                let ours = found.protocol == udp::PROTOCOL && ports.contains(&found.src_port);
-                if ours || found.protocol == esp::PROTOCOL {
-                    handle(found.src, found.dst);
+                match found.protocol {
+                    udp::PROTOCOL if ports.contains(&found.src_port) => {
+                        handle(found.src, found.dst, Some(found.dst_port));
+                    }
+                    esp::PROTOCOL => handle(found.src, found.dst, None),
+                    _ => {}
                 }
             }
         }

@@ -38,9 +38,14 @@ impl Complaints {
 }
 
 impl Endpoint {
-    /// An ICMP error says that packets of ours from one address to another do not arrive there.
-    pub fn handle_unreachable(&mut self, now: Instant, local: IpAddr, remote: IpAddr) {
-        let sends = |sa: &IkeSa| sa.sends_over().any(|p| (p.local.ip(), p.remote.ip()) == (local, remote));
+    /// An ICMP error says that packets of ours from one address to another, and to that port of it if they went in UDP,
+    /// do not arrive there.
+    pub fn handle_unreachable(&mut self, now: Instant, local: IpAddr, remote: IpAddr, port: Option<u16>) {
+        let meant = |p: &Path| {
+            (p.local.ip(), p.remote.ip()) == (local, remote)
+                && port.is_none_or(|port| p.remote.port() == port)
+        };
+        let sends = |sa: &IkeSa| sa.sends_over().any(|p| meant(&p));
         self.doubt(now, remote, sends, "packets come back as undeliverable from the peer's address");
     }
 

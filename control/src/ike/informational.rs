@@ -232,8 +232,8 @@ impl IkeSa {
             Exchange::PathTest { path, cookie, at } => {
                 self.handle_path_test_response(ctx, (path, &cookie, at), payloads, only_there)
             }
-            Exchange::Check { remote, cookie, rebound, since } => {
-                let check = (remote, cookie.as_deref(), rebound, since);
+            Exchange::Check { pair, cookie, rebound, since } => {
+                let check = (pair, cookie.as_deref(), rebound, since);
                 self.handle_check_response(ctx, check, payloads, answered, only_there)
             }
             Exchange::Liveness(cookie) => {

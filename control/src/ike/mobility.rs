@@ -15,6 +15,7 @@ use tracing::debug;
 use super::addresses::{Half, Halves, Outer};
 use super::child::ChildSa;
 use super::ctx::{Ctx, nat_hash};
+use super::mappings::Mappings;
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
 use super::path_rate::READING;
@@ -63,6 +64,8 @@ pub(super) struct Mobility {
     /// The peer's addresses, and whether they have been checked.
     pub(super) checks: BTreeMap<SocketAddr, Check>,
     pub(super) table: PathTable,
+    /// What a NAT shows toward single addresses of ours.
+    pub(super) mappings: Mappings,
     /// Our addresses that the peer has been told of, and has not refused.
     pub(super) announced: BTreeSet<IpAddr>,
     /// Those that an operator has told it of by hand, whether we have them or not.
@@ -110,7 +113,7 @@ pub(super) struct Mobility {
     /// initiator, again and again: what comes first may have been sent over any pair in search of an answer.
     pub(super) adrift: bool,
     /// When a new source was followed last, and how long no other one is.
-    followed: Option<(Instant, Duration)>,
+    pub(super) followed: Option<(Instant, Duration)>,
     unsettled_until: Option<Instant>,
 }
 
@@ -124,6 +127,7 @@ impl Mobility {
             alternates: Half::default(),
             checks: BTreeMap::new(),
             table: PathTable::new(conn.paths.probe_interval),
+            mappings: Mappings::default(),
             announced: BTreeSet::new(),
             by_hand: BTreeSet::new(),
             refused: BTreeSet::new(),
@@ -227,8 +231,10 @@ impl IkeSa {
     /// The address set of a Child SA as it should be, with the generation of the one that it has.
     pub(super) fn address_set(&self, ctx: &Ctx<'_>, child: &ChildSa) -> AddressSet {
         let wanted = child.config.scheduler.unwrap_or(self.conn.paths.scheduler);
-        let (scheduler, paths) =
-            sets::build(&child.halves, &child.leaving, &child.retired, wanted, &self.knowledge(ctx));
+        let mapped: Vec<Path> =
+            self.mobility.mappings.iter().copied().filter(|p| child.may_take(p)).collect();
+        let beside = sets::Beside { mapped: &mapped, leaving: &child.leaving, retired: &child.retired };
+        let (scheduler, paths) = sets::build(&child.halves, &beside, wanted, &self.knowledge(ctx));
         let several = paths.iter().filter(|p| p.weight > 0).count() > 1;
         let waits = match wanted {
             Scheduler::Packet => several,
@@ -299,7 +305,8 @@ impl IkeSa {
             let pairs = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr));
             let old =
                 child.leaving.iter().flat_map(|r| child.halves.local.iter().map(|l| path(l.addr, r.addr)));
-            for pair in pairs.chain(old) {
+            let mapped = self.mobility.mappings.iter().copied().filter(|p| child.may_take(p));
+            for pair in pairs.chain(old).chain(mapped) {
                 if !wanted.contains(&pair) {
                     wanted.push(pair);
                 }
@@ -481,6 +488,7 @@ impl IkeSa {
             c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
                 || c.retired.iter().any(|(p, _)| p.remote == path.remote)
         });
+        let known = known || self.mobility.mappings.has(&path);
         if known || !self.may_be_translated(path.remote) || !self.acceptable(ctx, path.remote.ip()) {
             return;
         }
@@ -492,7 +500,12 @@ impl IkeSa {
         }
         let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
         self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
-        self.add_task(ctx, Task::Check(path.remote));
+        // Toward another address of ours a NAT may show it elsewhere.
+        let there = Some(path.local.ip()).filter(|ip| self.mobility.probes() && ctx.network.has(*ip));
+        let local = there.map(|ip| SocketAddr::new(ip, self.local.port()));
+        if let Some(local) = local.or_else(|| self.source_toward(ctx, path.remote)) {
+            self.add_task(ctx, Task::CheckSource(Path { local, remote: path.remote }));
+        }
     }
 
     /// An address of ours works that did not when the peer was told of it: the peer may have checked it in vain and

@@ -40,6 +40,7 @@ mod informational;
 mod initiator;
 mod internal;
 mod keys;
+mod mappings;
 mod mobike;
 mod mobike_x;
 mod mobility;

@@ -14,6 +14,7 @@ use super::error::IkeError;
 use super::keys::{SkKeys, SkeySeed};
 use super::output::Event;
 use super::roles::OriginalInitiator;
+use super::routability::check_of;
 use super::rules::{self, error_notify};
 use super::sa::{IkeRekey, IkeSa, PeerRekey, State};
 use super::select;
@@ -109,8 +110,8 @@ impl IkeSa {
                 sa.mobility.announced.clear();
             }
             // Not at once: there may have been a datagram just now (M6 of the threats).
-            Some(Exchange::Check { remote, .. }) => {
-                sa.tasks.push_at(ctx.now + Duration::from_secs(1), Task::Check(*remote));
+            Some(Exchange::Check { pair, rebound, .. }) => {
+                sa.tasks.push_at(ctx.now + Duration::from_secs(1), check_of(*pair, *rebound));
             }
             _ => {}
         }

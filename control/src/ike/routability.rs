@@ -22,11 +22,17 @@ use super::versions::Version;
 use super::window::{Exchange, Via};
 use crate::config::ReturnRoutability;
 
+/// The task of checking where the peer is, or where it has shown up by itself.
+pub(super) fn check_of(pair: Path, rebound: bool) -> Task {
+    if rebound { Task::CheckSource(pair) } else { Task::Check(pair.remote) }
+}
+
 impl IkeSa {
     /// Addresses of the peer to which something may be sent.
     pub(super) fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
         let live = self.children.iter().filter(|c| !matches!(c.state, ChildState::Lingering(_)));
         live.flat_map(|c| c.halves.remote.iter().filter(|o| o.is_current(now)).map(|o| o.addr))
+            .chain(self.mobility.mappings.iter().map(|p| p.remote))
             .chain([self.remote])
             .collect()
     }
@@ -57,7 +63,10 @@ impl IkeSa {
     }
 
     /// A local address from which `remote` can be reached.
-    fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
+    pub(super) fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
+        if let Some(local) = self.mobility.mappings.toward(remote).filter(|_| !self.is_named(remote)) {
+            return ctx.network.has(local.ip()).then_some(local);
+        }
         if self.local.is_ipv4() == remote.is_ipv4() && ctx.network.has(self.local.ip()) {
             return Some(self.local);
         }
@@ -79,7 +88,6 @@ impl IkeSa {
 
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
-        let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         let Some(local) = self.source_toward(ctx, remote) else {
             let before =
                 self.mobility.previous.filter(|(_, before)| self.source_toward(ctx, *before).is_some());
@@ -91,12 +99,22 @@ impl IkeSa {
             }
             return Ok(());
         };
+        self.start_check_over(ctx, path(local, remote))
+    }
+
+    /// The same over one pair, of which the peer may not have told.
+    pub(super) fn start_check_over(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {
+        let Path { local, remote } = pair;
+        if !ctx.network.has(local.ip()) {
+            return Ok(());
+        }
+        let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         // A peer without MOBIKE would leave COOKIE2 out of its answer, as whatever it does not know (RFC 7296 3.10).
         let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
         let payloads = self.question(local, remote, cookie.as_deref());
         debug!(target: "IKE", "{} checking whether the peer is at {remote}", self.name());
-        let exchange = Exchange::Check { remote, cookie, rebound, since: ctx.now };
-        let via = Via { path: path(local, remote), tries: CHECK_TRIES };
+        let exchange = Exchange::Check { pair, cookie, rebound, since: ctx.now };
+        let via = Via { path: pair, tries: CHECK_TRIES };
         self.send_request_via(ctx, ExchangeType::INFORMATIONAL, exchange, &payloads, Some(via)).map(drop)
     }
 
@@ -121,7 +139,7 @@ impl IkeSa {
     pub(super) fn handle_check_response(
         &mut self,
         ctx: &mut Ctx<'_>,
-        (remote, cookie, rebound, since): (SocketAddr, Option<&[u8]>, bool, Instant),
+        (pair, cookie, rebound, since): (Path, Option<&[u8]>, bool, Instant),
         payloads: &[Payload],
         answered: Path,
         only_there: bool,
@@ -129,15 +147,15 @@ impl IkeSa {
         if let Some(cookie) = cookie {
             self.verify_cookie(ctx, cookie, payloads)?;
         }
+        let remote = pair.remote;
         // It may have told meanwhile that it is there.
         let rebound = rebound && !self.is_named(remote);
         if !only_there || answered.remote != remote {
-            let local = self.source_toward(ctx, remote);
-            let there = local.is_some_and(|local| answered == path(local, remote));
+            let there = answered == pair;
             let stale = !rebound && ctx.now.saturating_duration_since(since) > CHECK_TIME * 3;
             if there || stale {
                 // It is silent no more, or was when everything else was too: once more, over this pair alone.
-                self.tasks.push(Task::Check(remote));
+                self.tasks.push(check_of(pair, rebound));
                 return Ok(());
             }
             // Where ESP goes there and comes back, what was lost is the check.
@@ -145,6 +163,7 @@ impl IkeSa {
                 if rebound {
                     // A NAT did not show it there after all; should the peer tell of it yet, it is checked anew.
                     self.mobility.checks.remove(&remote);
+                    self.forget_mapping(ctx, remote);
                 } else {
                     self.check_failed(ctx, remote, "it does not answer there");
                 }
@@ -159,9 +178,9 @@ impl IkeSa {
                 self.want_checks(ctx.now);
                 return Ok(());
             }
-            self.peer_rebound(ctx, remote);
+            self.peer_rebound(ctx, pair);
         }
-        self.check_passed(ctx, remote);
+        self.check_passed(ctx, pair);
         // Back in a family that has a NAT, plain ESP would not arrive.
         self.note_nat(ctx, payloads, answered);
         Ok(())
@@ -180,14 +199,13 @@ impl IkeSa {
         }
     }
 
-    pub(super) fn check_passed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+    /// The peer has answered over a pair that its address is shown by.
+    fn check_passed(&mut self, ctx: &mut Ctx<'_>, pair: Path) {
+        let remote = pair.remote;
         self.mobility.checks.insert(remote, Check::Passed);
-        if let Some(local) = self.source_toward(ctx, remote) {
-            let way = path(local, remote);
-            // What UDP passes may stop plain ESP: there an echo has to come back first.
-            if self.encap || way == self.current() || !self.mobility.probes() {
-                self.mobility.table.proven(way, ctx.now);
-            }
+        // What UDP passes may stop plain ESP: there an echo has to come back first.
+        if self.encap || pair == self.current() || !self.mobility.probes() {
+            self.mobility.table.proven(pair, ctx.now);
         }
         self.mobility.table.hurry(remote, ctx.now);
         let until = ctx.now + RETIRED;
@@ -221,7 +239,7 @@ impl IkeSa {
             self.verify_cookie(ctx, cookie, payloads)?;
             let there = only_there && answered.remote == self.remote;
             if there && self.mobility.checks.get(&self.remote) == Some(&Check::Open) {
-                self.check_passed(ctx, self.remote);
+                self.check_passed(ctx, answered);
             }
         }
         if only_there {
@@ -233,7 +251,7 @@ impl IkeSa {
     /// An address at which the peer is not: what it had before counts again.
     fn check_failed(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr, reason: &str) {
         info!(target: "IKE", "{} the peer is not reachable at {remote}: {reason}", self.name());
-        self.drop_address(remote);
+        self.drop_address(ctx, remote);
         if self.remote == remote
             && let Some((local, remote)) = self.mobility.previous
         {
@@ -260,8 +278,9 @@ impl IkeSa {
     }
 
     /// Takes an address of the peer out of the sets; what it replaced is there again.
-    pub(super) fn drop_address(&mut self, remote: SocketAddr) {
+    pub(super) fn drop_address(&mut self, ctx: &Ctx<'_>, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
+        self.forget_mapping(ctx, remote);
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             let back = std::mem::take(&mut child.leaving);
             back.into_iter().for_each(|old| {
@@ -281,9 +300,11 @@ impl IkeSa {
     }
 
     /// A NAT gave the peer another address or port (RFC 4555 3.8, RFC 7296 2.23): IKE and ESP follow together.
-    fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) {
+    fn peer_rebound(&mut self, ctx: &mut Ctx<'_>, pair: Path) {
+        let remote = pair.remote;
         let old: Vec<Option<Outer>> =
-            self.children.iter().map(|c| self.shown_before(&c.halves.remote, remote)).collect();
+            self.children.iter().map(|c| self.shown_before(&c.halves.remote, pair)).collect();
+        let beside = !old.is_empty() && old.iter().all(Option::is_none);
         let in_use = self.remote;
         let same_family = in_use.is_ipv4() == remote.is_ipv4();
         let left = old.iter().flatten().any(|o| o.addr == in_use);
@@ -304,8 +325,12 @@ impl IkeSa {
         );
         let lost = in_use.ip() == remote.ip() && !self.is_named(in_use);
         if left || alone || lost {
-            let local = self.local;
-            self.retarget(ctx, local, remote);
+            self.retarget(ctx, pair.local, remote);
+        }
+        if self.is_named(remote) {
+            self.forget_mapping(ctx, remote);
+        } else if beside {
+            self.note_mapping(ctx, pair);
         }
     }
 
@@ -322,8 +347,13 @@ impl IkeSa {
 
     /// As what a NAT has shown the peer before that is at `remote` now: by the same address, or else the only one of the
     /// family, or with that address, that may have become this. The one in use, if it works no more, is the first that comes
-    /// to mind.
-    fn shown_before(&self, half: &Half, remote: SocketAddr) -> Option<Outer> {
+    /// to mind. One that works toward other addresses of ours alone has not become this.
+    fn shown_before(&self, half: &Half, pair: Path) -> Option<Outer> {
+        let remote = pair.remote;
+        let elsewhere = |o: &Outer| {
+            let here = self.mobility.table.health(&path(pair.local, o.addr));
+            self.mobility.probes() && here == Health::Unknown && self.works(o.addr)
+        };
         let same = half.has(remote.ip());
         let alike = |o: &&Outer| match same {
             true => o.addr.ip() == remote.ip(),
@@ -333,6 +363,7 @@ impl IkeSa {
         let dead: Vec<&Outer> = alike.iter().copied().filter(|o| !self.works(o.addr)).collect();
         let in_use = dead.iter().find(|o| o.addr == self.remote);
         match (&alike[..], in_use, &dead[..]) {
+            ([only], ..) if elsewhere(only) => None,
             ([only], ..) | (_, None, [only]) | (_, Some(only), _) => Some(**only),
             _ => None,
         }

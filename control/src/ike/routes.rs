@@ -189,7 +189,8 @@ impl IkeSa {
     /// An answer came over a pair other than the current one, which did not answer: that one works.
     pub(super) fn found_working(&mut self, ctx: &mut Ctx<'_>, addresses: (SocketAddr, SocketAddr)) {
         let (local, remote) = addresses;
-        let known = self.peer_addresses(ctx.now).contains(&remote);
+        let known = self.peer_addresses(ctx.now).contains(&remote)
+            || self.mobility.mappings.has(&path(local, remote));
         if known && self.mobility.adrift {
             return self.follow_initiator(ctx, addresses);
         }

@@ -102,16 +102,28 @@ fn share_by_rate(paths: &mut [WeightedPath], table: &PathTable) {
     }
 }
 
-/// The paths of a Child SA, and how to choose among them. `leaving` holds addresses of the peer that it has replaced by
-/// ones that are not checked yet; `retired` holds paths from which packets may still arrive.
+/// What a Child SA has beside the pairs of its halves.
+pub(super) struct Beside<'a> {
+    /// Pairs that only a NAT has told.
+    pub(super) mapped: &'a [Path],
+    /// Addresses of the peer that it has replaced by ones that are not checked yet.
+    pub(super) leaving: &'a [Outer],
+    /// Paths from which packets may still arrive.
+    pub(super) retired: &'a [(Path, Instant)],
+}
+
+/// The paths of a Child SA, and how to choose among them.
 pub(super) fn build(
     halves: &Halves,
-    leaving: &[Outer],
-    retired: &[(Path, Instant)],
+    beside: &Beside<'_>,
     scheduler: Scheduler,
     knowledge: &Knowledge<'_>,
 ) -> (Scheduler, Vec<WeightedPath>) {
-    let graded: Vec<_> = halves.pairs().map(|(l, r)| (l, r, knowledge.grade(l, r))).collect();
+    let &Beside { mapped, leaving, retired } = beside;
+    let ours = |pair: &Path| halves.local.iter().find(|l| l.addr == pair.local).copied();
+    let mapped = mapped.iter().filter_map(|pair| Some((ours(pair)?, Outer::new(pair.remote))));
+    let pairs = halves.pairs().map(|(l, r)| (*l, *r)).chain(mapped);
+    let graded: Vec<_> = pairs.map(|(l, r)| (l, r, knowledge.grade(&l, &r))).collect();
     let best = graded.iter().map(|(_, _, grade)| *grade).max().unwrap_or(Grade::Unusable);
     let mut paths: Vec<WeightedPath> = graded
         .iter()
@@ -214,7 +226,8 @@ mod tests {
                 nat_t: true,
                 measured: true,
             };
-            let (scheduler, paths) = super::build(halves, leaving, &[], Scheduler::Flow, &knowledge);
+            let beside = Beside { mapped: &[], leaving, retired: &[] };
+            let (scheduler, paths) = super::build(halves, &beside, Scheduler::Flow, &knowledge);
             let last = |addr: SocketAddr| addr.ip().to_string().chars().last().unwrap();
             let name = |p: &WeightedPath| format!("{}-{}", last(p.path.local), last(p.path.remote));
             (scheduler, paths.iter().map(|p| (name(p), p.weight, p.limited)).collect())

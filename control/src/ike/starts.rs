@@ -23,7 +23,7 @@ impl IkeSa {
         for addr in begun {
             let verdict = self.permits_start(ctx, addr.ip());
             match verdict {
-                Err(_) => self.drop_address(addr),
+                Err(_) => self.drop_address(ctx, addr),
                 Ok(()) => {
                     // What was shown of it earlier does not count.
                     self.mobility.checks.remove(&addr);

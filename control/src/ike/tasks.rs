@@ -38,6 +38,8 @@ pub(super) enum Task {
     Reconcile,
     /// See whether the peer is at an address.
     Check(SocketAddr),
+    /// See whether the peer is where its packets come from, though it has not told of that.
+    CheckSource(Path),
     /// See whether a pair of addresses works.
     TestPath(Path),
     /// Offer a version of MOBIKE once more.
@@ -193,6 +195,7 @@ impl IkeSa {
             }
             Task::Reconcile => self.start_reconcile(ctx),
             Task::Check(remote) => self.start_check(ctx, *remote),
+            Task::CheckSource(pair) => self.start_check_over(ctx, *pair),
             Task::TestPath(path) => self.start_path_test(ctx, *path),
             Task::Negotiate(version) => self.start_negotiation(ctx, *version),
             Task::MobikeNone => self.start_mobike_none(ctx),

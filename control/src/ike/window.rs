@@ -83,10 +83,10 @@ pub(super) enum Exchange {
     MobikeNone,
     Actions(Box<Actions>),
     Negotiate(Version),
-    /// A question to an address of the peer, asked first at that time, with COOKIE2 if there is MOBIKE; `rebound` when
-    /// it showed up there by itself.
+    /// A question to an address of the peer over one pair, asked first at that time, with COOKIE2 if there is MOBIKE;
+    /// `rebound` when it showed up there by itself.
     Check {
-        remote: SocketAddr,
+        pair: Path,
         cookie: Option<Vec<u8>>,
         rebound: bool,
         since: Instant,

@@ -79,6 +79,7 @@ fn world(schedule: &Schedule) -> World {
 fn nat(setup: &Setup, outside: &str) -> Nat {
     let mut nat = Nat::new(outside);
     nat.filters = setup.filters;
+    nat.per_destination = setup.per_destination;
     nat
 }
 

@@ -18,6 +18,7 @@ const CALM: Setup = Setup {
     encap: true,
     private: false,
     filters: false,
+    per_destination: false,
     v6: false,
     addresses: [1, 1],
     loss: 0,

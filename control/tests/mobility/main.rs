@@ -16,6 +16,7 @@ mod schedule;
 mod tfc;
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mobikex::config::{MobikeX, ReturnRoutability};
@@ -536,4 +537,37 @@ fn m9_checks_are_rate_limited() {
         .filter(|e| matches!(e, Event::AddressAction { verdict, .. } if verdict == "TEMPORARY_FAILURE"));
     assert!(limited.count() > 50);
     assert_eq!(world.view(1).children[0].remote_addresses.len(), 1);
+}
+
+/// Two uplinks behind a NAT that has a mapping of its own for each destination, toward a host with two addresses.
+#[test]
+fn a_nat_with_a_mapping_for_each_destination_leaves_all_paths_in_use() {
+    let mut world = World::with(45, configs(|_| {}), [&["10.9.9.9", "10.9.8.8"], &B[..2]]);
+    let mut nat = Nat::new("192.0.2.200");
+    nat.per_destination = true;
+    world.nat = Some(nat);
+    world.connect();
+    let both_ways = |world: &World| {
+        (0..2).for_each(|host| {
+            let paths = &world.sending(host).addresses.paths;
+            let used = paths.iter().filter(|p| p.weight > 0).map(|p| p.path);
+            let ports: BTreeSet<_> = used.map(|p| (p.local, p.remote)).collect();
+            assert_eq!(ports.len(), 4, "host {host}: {paths:?}");
+        });
+    };
+    world.traffic = Some(100 * MS);
+    world.advance(10 * SECOND);
+    both_ways(&world);
+    // What it shows after a reboot is found as well, and what it showed before is not looked for.
+    world.nat.as_mut().unwrap().reboot();
+    world.advance(60 * SECOND);
+    both_ways(&world);
+    // Addresses come and go.
+    world.remove(0, "10.9.8.8");
+    world.advance(10 * SECOND);
+    world.add(0, "10.9.8.8");
+    world.advance(60 * SECOND);
+    both_ways(&world);
+    world.assert_one_tunnel();
+    world.assert_traffic_arrives();
 }

@@ -311,9 +311,9 @@ impl Puppet {
         self.collect();
     }
 
-    /// An ICMP error about packets from one address to another.
-    pub fn unreachable(&mut self, local: &str, remote: &str) {
-        self.endpoint.handle_unreachable(self.now, ip(local), ip(remote));
+    /// An ICMP error about packets from one address to a port of another.
+    pub fn unreachable(&mut self, local: &str, remote: &str, port: u16) {
+        self.endpoint.handle_unreachable(self.now, ip(local), ip(remote), Some(port));
         self.collect();
     }
 

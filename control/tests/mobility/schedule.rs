@@ -27,6 +27,8 @@ pub struct Setup {
     pub private: bool,
     /// NATs let in only what was asked for.
     pub filters: bool,
+    /// NATs have a mapping of its own for each destination.
+    pub per_destination: bool,
     /// They start over IPv6.
     pub v6: bool,
     /// How many addresses each has at first.
@@ -233,7 +235,7 @@ impl Schedule {
         let transport = dice.one_in(5);
         let v6 = dice.one_in(4);
         let private = !transport && !v6 && dice.one_in(4);
-        let setup = Setup {
+        let mut setup = Setup {
             extended,
             transport,
             scheduler: dice.of(&[
@@ -251,6 +253,7 @@ impl Schedule {
             encap: !dice.one_in(4),
             private,
             filters: dice.one_in(2),
+            per_destination: false,
             v6,
             addresses: [1 + dice.below(2), 1 + dice.below(2)],
             loss: dice.of(&[0, 0, 2, 5, 10, 14]),
@@ -274,6 +277,7 @@ impl Schedule {
                 (step, dice.below(most) as u64)
             })
             .collect();
+        setup.per_destination = dice.one_in(4);
         Self { seed, setup, steps }
     }
 

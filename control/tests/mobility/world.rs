@@ -455,7 +455,7 @@ impl World {
                 source = nat.out(source, destination);
                 self.outsides.extend((source != local).then_some(source.ip()));
             } else if destination.is_ipv4() {
-                let Some(inside) = nat.back(destination, source) else { return };
+                let Some(inside) = nat.enter(destination, source) else { return };
                 destination = inside;
             }
         }

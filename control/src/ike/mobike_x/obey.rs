@@ -63,7 +63,7 @@ impl IkeSa {
             return answers.into_iter().map(Payload::Notify).collect();
         }
         let mut objects = self.objects(ctx);
-        let port = if source.ip() == self.remote.ip() { self.remote.port() } else { self.default_port() };
+        let port = self.default_port();
         for action in &parsed.actions {
             let verdict = if action.check && !self.may_check(ctx) {
                 Verdict::Refused(NotifyType::TEMPORARY_FAILURE)
@@ -185,6 +185,7 @@ impl IkeSa {
             return;
         }
         let moved = objects.iter().any(|o| o.changed);
+        let mut left = false;
         let places: HashMap<ChildSaId, usize> =
             self.children.iter().enumerate().map(|(place, child)| (child.id, place)).collect();
         for object in objects {
@@ -217,6 +218,7 @@ impl IkeSa {
                     let next = &object.halves.remote;
                     let gone = child.halves.pairs().filter(|(_, r)| !next.has_exactly(r.addr));
                     let retired: Vec<Path> = gone.map(|(l, r)| path(l.addr, r.addr)).collect();
+                    left |= !retired.is_empty();
                     child.selectors_changed |= child.ts_remote != ts_remote;
                     child.ts_remote = ts_remote;
                     child.halves.remote = object.halves.remote;
@@ -225,6 +227,9 @@ impl IkeSa {
                     child.retire_paths(retired, ctx.now + RETIRED);
                 }
             }
+        }
+        if left {
+            self.forget_mappings(ctx);
         }
         if moved {
             self.want_checks(ctx.now);

@@ -425,6 +425,19 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             ],
         ),
         fault(
+            "what a NAT shows toward one address of a host took the place of what it shows toward another",
+            30_000_179,
+            Setup {
+                encap: false,
+                private: true,
+                filters: true,
+                per_destination: true,
+                addresses: [1, 2],
+                ..CALM
+            },
+            &[],
+        ),
+        fault(
             "the IKE SA went to a port of the NAT that only Child SAs which had ended still knew",
             25_086_606,
             Setup {

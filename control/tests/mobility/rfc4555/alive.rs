@@ -35,7 +35,7 @@ fn another_cookie2_than_was_sent_closes_the_ike_sa() {
         let mut moved = calling(|_| {}, Nat::Absent, &A[..1], &[]);
         moved.network(&[A[1]]);
         let mut doubtful = calling(|_| {}, Nat::Absent, &A[..1], &[]);
-        doubtful.unreachable(A[0], B[0]);
+        doubtful.unreachable(A[0], B[0], 4500);
         for puppet in [&mut checked, &mut moved, &mut doubtful] {
             let request = puppet.one();
             puppet.answer(&request, &answer(&request));
@@ -117,7 +117,7 @@ fn complaints(puppet: &mut Puppet, number: usize) {
     let spi = crate::puppet::PEER_SPI.to_be_bytes();
     let view = puppet.view();
     match number % 3 {
-        0 => puppet.unreachable(A[0], B[0]),
+        0 => puppet.unreachable(A[0], B[0], 4500),
         1 => puppet.shout(way, zero, false, say(N::INVALID_SPI, spi)),
         _ => puppet.shout(way, (view.spi_i, view.spi_r), true, say(N::INVALID_IKE_SPI, [])),
     }
@@ -148,8 +148,9 @@ fn a_complaint_makes_us_ask_with_cookie2_and_moves_nothing() {
     puppet.shout(way, zero, false, say(N::INVALID_SPI, [1, 2, 3, 4]));
     puppet.shout(over(B[1], A[0]), zero, false, say(N::INVALID_SPI, spi));
     puppet.shout(way, (IkeSpi(1), IkeSpi(2)), true, say(N::INVALID_IKE_SPI, []));
-    puppet.unreachable(A[0], B[1]);
-    puppet.unreachable(A[1], B[0]);
+    puppet.unreachable(A[0], B[1], 4500);
+    puppet.unreachable(A[1], B[0], 4500);
+    puppet.unreachable(A[0], B[0], 4501);
     assert!(puppet.said().is_empty());
 }
 

@@ -423,7 +423,7 @@ fn a_refused_initiator_tries_other_pairs_and_then_stays() {
     puppet.answer(&second, &echo(&second));
     assert_eq!(puppet.carrying(), carries(C, B[0]));
     // The address in use only seemed not to work: refused everywhere else, it goes back.
-    puppet.unreachable(C, B[0]);
+    puppet.unreachable(C, B[0], 4500);
     assert_eq!(puppet.one().from.ip(), ip(C));
     puppet.advance(2500 * MS);
     let elsewhere = puppet.said().into_iter().rfind(|s| s.from.ip() == ip(A[1])).unwrap();
