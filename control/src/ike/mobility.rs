@@ -500,12 +500,9 @@ impl IkeSa {
         }
         let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
         self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
-        // Toward another address of ours a NAT may show it elsewhere.
-        let there = Some(path.local.ip()).filter(|ip| self.mobility.probes() && ctx.network.has(*ip));
-        let local = there.map(|ip| SocketAddr::new(ip, self.local.port()));
-        if let Some(local) = local.or_else(|| self.source_toward(ctx, path.remote)) {
-            self.add_task(ctx, Task::CheckSource(Path { local, remote: path.remote }));
-        }
+        let local = SocketAddr::new(path.local.ip(), self.local.port());
+        let task = self.check_of(Path { local, ..path }, true);
+        self.add_task(ctx, task);
     }
 
     /// An address of ours works that did not when the peer was told of it: the peer may have checked it in vain and

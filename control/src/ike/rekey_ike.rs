@@ -14,7 +14,6 @@ use super::error::IkeError;
 use super::keys::{SkKeys, SkeySeed};
 use super::output::Event;
 use super::roles::OriginalInitiator;
-use super::routability::check_of;
 use super::rules::{self, error_notify};
 use super::sa::{IkeRekey, IkeSa, PeerRekey, State};
 use super::select;
@@ -111,7 +110,8 @@ impl IkeSa {
             }
             // Not at once: there may have been a datagram just now (M6 of the threats).
             Some(Exchange::Check { pair, rebound, .. }) => {
-                sa.tasks.push_at(ctx.now + Duration::from_secs(1), check_of(*pair, *rebound));
+                let check = sa.check_of(*pair, *rebound);
+                sa.tasks.push_at(ctx.now + Duration::from_secs(1), check);
             }
             _ => {}
         }

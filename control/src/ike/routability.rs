@@ -22,11 +22,6 @@ use super::versions::Version;
 use super::window::{Exchange, Via};
 use crate::config::ReturnRoutability;
 
-/// The task of checking where the peer is, or where it has shown up by itself.
-pub(super) fn check_of(pair: Path, rebound: bool) -> Task {
-    if rebound { Task::CheckSource(pair) } else { Task::Check(pair.remote) }
-}
-
 impl IkeSa {
     /// Addresses of the peer to which something may be sent.
     pub(super) fn used_addresses(&self, now: Instant) -> Vec<SocketAddr> {
@@ -63,7 +58,7 @@ impl IkeSa {
     }
 
     /// A local address from which `remote` can be reached.
-    pub(super) fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
+    fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
         if let Some(local) = self.mobility.mappings.toward(remote).filter(|_| !self.is_named(remote)) {
             return ctx.network.has(local.ip()).then_some(local);
         }
@@ -86,6 +81,12 @@ impl IkeSa {
         self.peer_behind_nat || addr.is_ipv4() != self.remote.is_ipv4()
     }
 
+    /// The task of checking whether the peer is at an address, which has shown up over this pair by itself if `rebound`.
+    pub(super) fn check_of(&self, pair: Path, rebound: bool) -> Task {
+        // Toward another address of ours a NAT may show it elsewhere. In version 1 there is one pair.
+        if rebound && self.mobility.probes() { Task::CheckSource(pair) } else { Task::Check(pair.remote) }
+    }
+
     /// COOKIE2 to an address of the peer.
     pub(super) fn start_check(&mut self, ctx: &mut Ctx<'_>, remote: SocketAddr) -> Result<(), IkeError> {
         let Some(local) = self.source_toward(ctx, remote) else {
@@ -102,12 +103,16 @@ impl IkeSa {
         self.start_check_over(ctx, path(local, remote))
     }
 
-    /// The same over one pair, of which the peer may not have told.
-    pub(super) fn start_check_over(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {
-        let Path { local, remote } = pair;
-        if !ctx.network.has(local.ip()) {
-            return Ok(());
+    /// The same to where packets of the peer's have come from, unless it has told of that meanwhile.
+    pub(super) fn start_check_of_source(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {
+        match ctx.network.has(pair.local.ip()) && !self.is_named(pair.remote) {
+            true => self.start_check_over(ctx, pair),
+            false => Ok(()),
         }
+    }
+
+    fn start_check_over(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {
+        let Path { local, remote } = pair;
         let rebound = self.may_be_translated(remote) && !self.is_named(remote);
         // A peer without MOBIKE would leave COOKIE2 out of its answer, as whatever it does not know (RFC 7296 3.10).
         let cookie = (self.mobility.version != Version::None).then(|| cookie(ctx));
@@ -155,7 +160,7 @@ impl IkeSa {
             let stale = !rebound && ctx.now.saturating_duration_since(since) > CHECK_TIME * 3;
             if there || stale {
                 // It is silent no more, or was when everything else was too: once more, over this pair alone.
-                self.tasks.push(check_of(pair, rebound));
+                self.tasks.push(self.check_of(pair, rebound));
                 return Ok(());
             }
             // Where ESP goes there and comes back, what was lost is the check.

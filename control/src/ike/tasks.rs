@@ -195,7 +195,7 @@ impl IkeSa {
             }
             Task::Reconcile => self.start_reconcile(ctx),
             Task::Check(remote) => self.start_check(ctx, *remote),
-            Task::CheckSource(pair) => self.start_check_over(ctx, *pair),
+            Task::CheckSource(pair) => self.start_check_of_source(ctx, *pair),
             Task::TestPath(path) => self.start_path_test(ctx, *path),
             Task::Negotiate(version) => self.start_negotiation(ctx, *version),
             Task::MobikeNone => self.start_mobike_none(ctx),

@@ -51,11 +51,14 @@ impl Nat {
             return source;
         }
         let next_port = &mut self.next_port;
-        let common = self.mappings.get(&(source, None));
+        let common = self.mappings.get(&(source, None)).filter(|m| !m.contacted.contains(&destination));
         let taken = common.is_some_and(|m| self.taken.contains(&(m.port, destination)));
         let toward = (self.per_destination || taken).then_some(destination);
         let mapping = self.mappings.entry((source, toward)).or_insert_with(|| {
             *next_port += 1;
+            while self.taken.contains(&(*next_port, destination)) {
+                *next_port += 1;
+            }
             Mapping { port: *next_port, contacted: BTreeSet::new() }
         });
         mapping.contacted.insert(destination);
