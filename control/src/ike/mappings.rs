@@ -6,6 +6,7 @@
 //! the address of ours that it sends to, makes a pair of its own beside them.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use mobikex_common::addr::Path;
 use mobikex_common::sa::Mode;
@@ -17,6 +18,10 @@ use super::ctx::Ctx;
 use super::mobility::RETIRED;
 use super::path_table::{Health, PathTable};
 use super::sa::IkeSa;
+
+/// Between two new sources of a NATed peer's that are followed, doubled each time up to the second value.
+const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
+const FOLLOW_AT_MOST: Duration = Duration::from_secs(64);
 
 /// The pairs that there are beside what the peer has told.
 #[derive(Clone, Debug, Default)]
@@ -65,13 +70,39 @@ impl ChildSa {
 }
 
 impl IkeSa {
+    /// ESP came from an address that is not in the set. Only a peer behind a NAT can be where it has not said to be, and
+    /// only if it answers there.
+    pub(super) fn new_source(&mut self, ctx: &mut Ctx<'_>, path: Path) {
+        let known = self.children.iter().any(|c| {
+            c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
+                || c.retired.iter().any(|(p, _)| p.remote == path.remote)
+        });
+        let known = known || self.mobility.mappings.has(&path);
+        if known || !self.may_be_translated(path.remote) || !self.acceptable(ctx, path.remote.ip()) {
+            return;
+        }
+        // A peer with two addresses behind one NAT shows up at two ports in turn: no reason to follow each time.
+        let (since, pause) = self.mobility.followed.unwrap_or((ctx.now, Duration::ZERO));
+        let quiet = ctx.now.saturating_duration_since(since);
+        if quiet < pause {
+            return;
+        }
+        let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
+        self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
+        let local = SocketAddr::new(path.local.ip(), self.local.port());
+        let task = self.check_of(Path { local, ..path }, true);
+        self.add_task(ctx, task);
+    }
+
     /// A source has answered that the peer has not told, and that takes the place of nothing that it has.
     pub(super) fn note_mapping(&mut self, ctx: &mut Ctx<'_>, pair: Path) {
         if !self.mobility.probes() || self.mobility.mappings.has(&pair) {
             return;
         }
-        info!(target: "IKE", "{} a NAT shows the peer at {} toward {}", self.name(), pair.remote, pair.local);
         let old = self.mobility.mappings.note(pair, &self.mobility.table);
+        if self.mobility.mappings.has(&pair) {
+            info!(target: "IKE", "{} a NAT shows the peer at {} toward {}", self.name(), pair.remote, pair.local);
+        }
         if let Some(old) = old {
             self.retire_everywhere(ctx, vec![old]);
             if old == self.current() {
@@ -98,5 +129,42 @@ impl IkeSa {
         if !gone.is_empty() {
             self.children.iter_mut().for_each(|c| c.retire_paths(gone.clone(), until));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::ike::path_table::path;
+
+    fn at(addr: u8, port: u16) -> SocketAddr {
+        SocketAddr::new([192, 0, 2, addr].into(), port)
+    }
+
+    #[test]
+    fn a_new_mapping_replaces_one_that_is_dead_toward_the_same_address_and_there_are_few() {
+        let now = Instant::now();
+        let mut table = PathTable::new(Duration::from_millis(100));
+        let mut mappings = Mappings::default();
+        let (here, there) = (path(at(1, 4500), at(9, 20_001)), path(at(2, 4500), at(9, 20_002)));
+        for pair in [here, there] {
+            assert_eq!(mappings.note(pair, &table), None);
+            table.proven(pair, now);
+        }
+        assert_eq!(mappings.toward(there.remote), Some(there.local));
+        // Both work: what comes next is one more address of the peer.
+        let third = path(here.local, at(9, 20_003));
+        assert_eq!(mappings.note(third, &table), None);
+        table.fail(|p| *p == here || *p == there, now);
+        let again = path(here.local, at(9, 20_004));
+        assert_eq!(mappings.note(again, &table), Some(here), "not the one toward another address");
+        assert!(mappings.has(&there) && mappings.has(&third) && mappings.has(&again) && !mappings.has(&here));
+        for port in 30_000..30_100 {
+            mappings.note(path(at(3, 4500), at(9, port)), &table);
+        }
+        assert_eq!(mappings.iter().count(), MAX_ADDRESSES);
+        assert_eq!(mappings.remove(|p| p.local == there.local), [there]);
     }
 }

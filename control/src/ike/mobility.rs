@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use mobikex_common::addr::{AddressSet, Path, Scheduler};
 use mobikex_common::sa::{ChildSaId, Mode};
-use mobikex_common::wire::echo::Echo;
 use mobikex_common::wire::ike::{Notify, NotifyType, Payload};
 use rand_core::Rng;
 use tracing::debug;
@@ -18,7 +17,6 @@ use super::ctx::{Ctx, nat_hash};
 use super::mappings::Mappings;
 use super::mobike_x::decide::hosts;
 use super::output::{Event, Output};
-use super::path_rate::READING;
 use super::path_table::{Health, PathTable, path};
 use super::path_test;
 use super::roles::OriginalInitiator;
@@ -26,7 +24,7 @@ use super::sa::IkeSa;
 use super::sets::{self, Check, Knowledge};
 use super::tasks::Task;
 use super::versions::Version;
-use crate::config::{Connection, ReturnRoutability};
+use crate::config::Connection;
 
 /// Packets that were on their way when a path left a set are still expected for this long.
 pub(super) const RETIRED: Duration = Duration::from_secs(5);
@@ -45,9 +43,6 @@ pub(super) const CHECK_AGAIN: Duration = Duration::from_secs(10);
 /// Between two tellings of the addresses that the peer should know, doubled each time up to the second value.
 pub(super) const TELL_AGAIN: Duration = Duration::from_secs(30);
 const TELL_AT_MOST: Duration = Duration::from_secs(600);
-/// Between two new sources of a NATed peer's that are followed, doubled each time up to the second value.
-const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
-const FOLLOW_AT_MOST: Duration = Duration::from_secs(64);
 
 /// See the module.
 #[derive(Clone)]
@@ -104,7 +99,7 @@ pub(super) struct Mobility {
     pub(super) tests_at: Option<Instant>,
     pub(super) tests: usize,
     /// When the traffic of the paths is read next.
-    reading_at: Option<Instant>,
+    pub(super) reading_at: Option<Instant>,
     /// How long after that it hears of all of them once more.
     pub(super) tell_pause: Duration,
     /// The peer shall hear of all addresses, and forget others.
@@ -345,8 +340,6 @@ impl IkeSa {
         }
     }
 
-    // ---- probes ------------------------------------------------------------------------------------------------------
-
     /// Timers of paths and addresses.
     pub(super) fn mobility_timeouts(&mut self, ctx: &mut Ctx<'_>) {
         let mut changed = false;
@@ -398,116 +391,9 @@ impl IkeSa {
         .min()
     }
 
-    /// The Child SA that carries probes: any that both sides have for certain.
-    fn carrier(&self) -> Option<&ChildSa> {
-        self.children.iter().find(|c| c.outbound && c.is_live())
-    }
-
-    fn send_probes(&mut self, ctx: &mut Ctx<'_>) {
-        let Some(child) = self.carrier().map(|c| c.id) else { return };
-        // Where the peer has not been shown to be, probes would come on top of the checks (M6 of the threats).
-        let required = self.conn.return_routability == ReturnRoutability::Required;
-        let checks = &self.mobility.checks;
-        let may = |p: &Path| !required || checks.get(&p.remote) == Some(&Check::Passed);
-        for probe in self.mobility.table.due(ctx.now, may, || ctx.rng.next_u64()) {
-            let device = ctx.network.device(probe.path.local.ip());
-            let echo = Echo {
-                response: false,
-                identifier: probe.identifier,
-                sequence: probe.sequence,
-                return_spi: None,
-                data: probe.cookie.to_be_bytes().to_vec(),
-            };
-            let encap = sets::in_udp(&probe.path, self.encap, self.nat_t);
-            ctx.out.push_back(Output::Echo { child, path: probe.path, device, encap, echo });
-        }
-    }
-
-    /// Whether it matters what each path carries: there is traffic, and a choice.
-    fn reads_rates(&self) -> bool {
-        let table = &self.mobility.table;
-        let several = || table.iter().filter(|p| p.health == Health::Up).count() > 1;
-        self.conn.paths.measure_rates && self.mobility.probes() && table.is_busy() && several()
-    }
-
-    /// Asks for what has gone over each path.
-    fn read_rates(&mut self, ctx: &mut Ctx<'_>) {
-        if !self.reads_rates() || self.mobility.reading_at.is_some_and(|at| at > ctx.now) {
-            return;
-        }
-        self.mobility.reading_at = Some(ctx.now + READING);
-        let children: Vec<ChildSaId> =
-            self.children.iter().filter(|c| c.outbound && c.is_live()).map(|c| c.id).collect();
-        if !children.is_empty() {
-            ctx.out.push_back(Output::CountPaths(children));
-        }
-    }
-
-    /// The octets that have gone over each path so far, as asked for.
-    pub(super) fn note_octets(&mut self, ctx: &mut Ctx<'_>, octets: &[(Path, u64)]) {
-        if self.mobility.table.note_octets(octets, ctx.now) {
-            self.unsettle(ctx);
-            self.refresh(ctx);
-        }
-    }
-
-    /// How many packets the SA that carries the probe has sent, and how many have come over the probed path. When there
-    /// is a pause, the packet path tells of its end.
-    pub(super) fn note_traffic(&mut self, ctx: &mut Ctx<'_>, path: &Path, packets: u64, packets_in: u64) {
-        let was_busy = self.mobility.table.is_busy();
-        self.mobility.table.note_traffic(path, packets, packets_in);
-        if was_busy && !self.mobility.table.is_busy() {
-            let children = self.children.iter().map(|c| c.id).collect();
-            ctx.out.push_back(Output::WatchTraffic(children));
-        }
-    }
-
-    /// The answer to a probe.
-    pub(super) fn handle_echo(&mut self, ctx: &mut Ctx<'_>, echo: &Echo, at: Instant) {
-        let Some(cookie) = echo.data.first_chunk().map(|octets| u64::from_be_bytes(*octets)) else { return };
-        let changed = self.mobility.table.answer(echo.identifier, echo.sequence, cookie, at);
-        if let Some(path) = changed {
-            ctx.event(Event::PathUp { ike: self.name(), path });
-            self.announce_again(ctx, path.local.ip());
-            self.prefer_working_path(ctx);
-            self.unsettle(ctx);
-            self.refresh(ctx);
-        }
-    }
-
-    /// A Child SA sends again after a pause.
-    pub(super) fn traffic_begins(&mut self, ctx: &mut Ctx<'_>) {
-        self.mobility.table.wake(ctx.now);
-        self.mobility_timeouts(ctx);
-    }
-
-    /// ESP came from an address that is not in the set. Only a peer behind a NAT can be where it has not said to be, and
-    /// only if it answers there.
-    pub(super) fn new_source(&mut self, ctx: &mut Ctx<'_>, path: Path) {
-        let known = self.children.iter().any(|c| {
-            c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
-                || c.retired.iter().any(|(p, _)| p.remote == path.remote)
-        });
-        let known = known || self.mobility.mappings.has(&path);
-        if known || !self.may_be_translated(path.remote) || !self.acceptable(ctx, path.remote.ip()) {
-            return;
-        }
-        // A peer with two addresses behind one NAT shows up at two ports in turn: no reason to follow each time.
-        let (since, pause) = self.mobility.followed.unwrap_or((ctx.now, Duration::ZERO));
-        let quiet = ctx.now.saturating_duration_since(since);
-        if quiet < pause {
-            return;
-        }
-        let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
-        self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
-        let local = SocketAddr::new(path.local.ip(), self.local.port());
-        let task = self.check_of(Path { local, ..path }, true);
-        self.add_task(ctx, task);
-    }
-
     /// An address of ours works that did not when the peer was told of it: the peer may have checked it in vain and
     /// forgotten it. Adding what is there already does no harm (MOBIKE-X profile 6).
-    fn announce_again(&mut self, ctx: &mut Ctx<'_>, addr: IpAddr) {
+    pub(super) fn announce_again(&mut self, ctx: &mut Ctx<'_>, addr: IpAddr) {
         let told = self.mobility.told_at;
         let late = told.is_some_and(|at| ctx.now.saturating_duration_since(at) > CHECK_TIME);
         if late && addr != self.local.ip() && self.mobility.announced.remove(&addr) {
@@ -552,8 +438,6 @@ impl IkeSa {
             self.retarget(ctx, path.local, path.remote);
         }
     }
-
-    // ---- NAT ---------------------------------------------------------------------------------------------------------
 
     /// NAT_DETECTION of a message between two addresses. With `encap` the source is made to look translated, so that
     /// the peer encapsulates too; an all-zero port does that without lying about the address family.

@@ -53,6 +53,7 @@ mod path_rate;
 mod path_table;
 mod path_test;
 mod pools;
+mod probes;
 mod prove;
 mod reassembly;
 mod reauth;
