@@ -103,12 +103,15 @@ impl IkeSa {
         self.start_check_over(ctx, path(local, remote))
     }
 
-    /// The same to where packets of the peer's have come from, unless it has told of that meanwhile.
+    /// The same to where packets of the peer's have come from. It may have told of that meanwhile.
     pub(super) fn start_check_of_source(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {
-        match ctx.network.has(pair.local.ip()) && !self.is_named(pair.remote) {
-            true => self.start_check_over(ctx, pair),
-            false => Ok(()),
+        if self.is_named(pair.remote) {
+            return match self.mobility.checks.get(&pair.remote) {
+                Some(Check::Open) => self.start_check(ctx, pair.remote),
+                _ => Ok(()),
+            };
         }
+        if ctx.network.has(pair.local.ip()) { self.start_check_over(ctx, pair) } else { Ok(()) }
     }
 
     fn start_check_over(&mut self, ctx: &mut Ctx<'_>, pair: Path) -> Result<(), IkeError> {

@@ -438,6 +438,18 @@ pub fn all() -> Vec<(&'static str, Schedule)> {
             &[],
         ),
         fault(
+            "where packets came from was not checked any more when the peer told that it is there",
+            30_002_921,
+            Setup { scheduler: Backup, encap: false, per_destination: true, ..CALM },
+            &[
+                (ReplaceBoth { addrs: [2, 1] }, 2442),
+                (Nat { on: true }, 8372),
+                (Add { host: 0, addr: 0 }, 1514),
+                (Replace { host: 1, addr: 0 }, 7668),
+                (Rekey { host: 0, child: false }, 903),
+            ],
+        ),
+        fault(
             "the IKE SA went to a port of the NAT that only Child SAs which had ended still knew",
             25_086_606,
             Setup {
