@@ -385,7 +385,7 @@ impl IkeSa {
             answer.extend(self.answer_child(ctx, payloads, &handshake.ni, &handshake.nr));
         }
         self.unconfirmed = self.children.iter().find(|c| c.resource.unheard).map(|c| c.id);
-        if self.unconfirmed.is_some() {
+        if self.unconfirmed.is_some() || self.reauth.awaits_peer() {
             // Its answer says that the peer has ours. Some discard what comes while they still work on that.
             self.tasks.push_at(ctx.now + CONFIRM, Task::Liveness);
         }

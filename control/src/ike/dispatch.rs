@@ -157,6 +157,9 @@ impl IkeSa {
         };
         self.answer_over = None;
         done?;
+        if header.exchange != ExchangeType::IKE_AUTH {
+            self.peer_has_this(ctx);
+        }
         self.run_tasks(ctx);
         Ok(Ok(()))
     }

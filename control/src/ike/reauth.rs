@@ -33,6 +33,9 @@ pub(super) struct Reauth {
     attempt: Option<u32>,
     /// The attempt that this one is, as long as the old IKE SA is still needed.
     replaces: Option<u32>,
+    /// The others between the same two go (`unique = replace`) as soon as the peer is known to have this one: it may yet
+    /// reject our proof.
+    alone: bool,
     /// A newer IKE SA has the same Child SAs, or will have when this one has taken those of its predecessor over.
     over: Option<String>,
     yields: Option<String>,
@@ -46,6 +49,15 @@ impl Reauth {
 
     pub(super) fn timeout(&self) -> Option<Instant> {
         self.at.into_iter().chain(self.ends).min()
+    }
+
+    /// Others go when the peer is known to have this one.
+    pub(super) fn await_peer(&mut self) {
+        self.alone = true;
+    }
+
+    pub(super) fn awaits_peer(&self) -> bool {
+        self.alone
     }
 
     /// A newer IKE SA has everything.
@@ -114,6 +126,20 @@ impl IkeSa {
         if let Some(attempt) = self.reauth.replaces.take() {
             let connection = self.conn.name.clone();
             ctx.effects.push(Effect::Reauthenticated { connection, attempt, by: self.name() });
+        }
+    }
+
+    /// The peer has answered or asked something that does not end this IKE SA, so that it has it.
+    pub(super) fn peer_has_this(&mut self, ctx: &mut Ctx<'_>) {
+        if self.parting.is_none() && std::mem::take(&mut self.reauth.alone) {
+            self.end_others(ctx, false);
+        }
+    }
+
+    /// No other IKE SA between the same two stays; `lost`: the peer has none of them.
+    pub(super) fn end_others(&self, ctx: &mut Ctx<'_>, lost: bool) {
+        if let (Some(peer), Some(local)) = (self.peer(), self.local_id.clone()) {
+            ctx.effects.push(Effect::OnlyThis { keep: self.id, peer: peer.id().clone(), local, lost });
         }
     }
 

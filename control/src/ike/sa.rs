@@ -19,7 +19,7 @@ use super::auth::{AuthenticatedPeer, SignedOctets};
 use super::auth_serving::AuthServing;
 use super::child::{ChildOffer, ChildSa};
 use super::configuration::Configuration;
-use super::ctx::{Ctx, Effect};
+use super::ctx::Ctx;
 use super::eap_initiator::EapSent;
 use super::error::IkeError;
 use super::fragments::{Fragments, Outgoing};
@@ -305,8 +305,10 @@ impl IkeSa {
         }
         let lost = lost && self.conn.unique != Unique::Never;
         ctx.event(Event::IkeUp { ike: self.name(), local: self.local, remote: self.remote, peer: proven });
-        if let Some(local) = self.local_id.clone().filter(|_| lost || self.conn.unique == Unique::Replace) {
-            ctx.effects.push(Effect::OnlyThis { keep: self.id, peer: peer_id, local, lost });
+        if lost || (self.conn.unique == Unique::Replace && self.initiator.is_us()) {
+            self.end_others(ctx, lost);
+        } else if self.conn.unique == Unique::Replace && ctx.others.of_peer(&peer_id).next().is_some() {
+            self.reauth.await_peer();
         }
     }
 

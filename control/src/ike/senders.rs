@@ -44,6 +44,7 @@ impl IkeSa {
         if let Some(id) = self.unconfirmed.take() {
             self.peer_sends_on(ctx, id);
         }
+        self.peer_has_this(ctx);
     }
 
     /// Notes that `id` sends in its place from now on; `None`: one that is not there yet.

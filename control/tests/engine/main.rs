@@ -188,6 +188,27 @@ fn a_responder_that_is_not_accepted_learns_it() {
 }
 
 #[test]
+fn unique_replace_keeps_the_older_ike_sa_when_the_peer_does_not_accept_the_new_one() {
+    let mut b = config(1);
+    b.connections[0].unique = Unique::Replace;
+    let mut a = config(0);
+    a.secrets[0].ids.clear();
+    let mut pair = Pair::with(31, a.clone(), b);
+    pair.up(0);
+    pair.advance(10 * SECOND);
+    let first = pair.views(0)[0].spi_i;
+    a.connections[0].name = "again".into();
+    a.connections[0].remote.id = Some(Identification::pattern("*.example.org").unwrap());
+    let now = pair.now;
+    pair.hosts[0].endpoint.set_config(now, a);
+    pair.command(0, Command::Up { connection: "again".into(), child: None });
+    pair.advance(60 * SECOND);
+    assert!(pair.story(1).contains("the peer does not accept our proof"), "{}", pair.story(1));
+    pair.assert_one_tunnel();
+    assert_eq!(pair.views(1)[0].spi_i, first);
+}
+
+#[test]
 fn b3_b18_a_wrong_secret_leaves_nothing_behind() {
     let mut a = config(0);
     a.secrets[0].secret = b"wrong".to_vec().into();
