@@ -14,6 +14,7 @@ use rand_core::Rng;
 use super::child::ChildSa;
 use super::endpoint::{Sas, Traps};
 use super::internal::Internal;
+use super::mappings::Mappings;
 use super::network::Network;
 use super::notices::Notices;
 use super::output::{Event, Output};
@@ -55,7 +56,7 @@ pub(super) enum Effect {
     /// Take up a new IKE SA (a rekeyed one).
     Spawn(Box<IkeSa>),
     /// Give Child SAs and their waiting tasks to another IKE SA.
-    MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Tasks },
+    MoveChildren { to: u32, children: Vec<ChildSa>, tasks: Tasks, mappings: Option<Mappings> },
     /// The peer works on its new IKE SA, so its rekeying is the one that counts: the old one yields its children. Then the
     /// message that shows it is handled: it may concern them.
     Inherit { from: u32, addresses: (SocketAddr, SocketAddr, bool), message: Vec<u8> },

@@ -15,13 +15,19 @@ use tracing::info;
 use super::addresses::MAX_ADDRESSES;
 use super::child::ChildSa;
 use super::ctx::Ctx;
-use super::mobility::RETIRED;
+use super::mobility::{Mobility, RETIRED};
+use super::network::Network;
 use super::path_table::{Health, PathTable};
 use super::sa::IkeSa;
 
 /// Between two new sources of a NATed peer's that are followed, doubled each time up to the second value.
 const FOLLOW_PAUSE: Duration = Duration::from_secs(2);
 const FOLLOW_AT_MOST: Duration = Duration::from_secs(64);
+
+/// Pairs that are remembered at most.
+const MAX_MAPPINGS: usize = 4 * MAX_ADDRESSES;
+/// So many probes in a row go unanswered, one a second, before a pair is forgotten. A packet that comes brings it back.
+const LONG_DEAD: u32 = 60;
 
 /// The pairs that there are beside what the peer has told.
 #[derive(Clone, Debug, Default)]
@@ -36,9 +42,14 @@ impl Mappings {
         self.0.contains(pair)
     }
 
-    /// Our address toward which a NAT shows the peer there.
-    pub(super) fn toward(&self, remote: SocketAddr) -> Option<SocketAddr> {
-        self.0.iter().find(|p| p.remote == remote).map(|p| p.local)
+    /// An address of ours, which is there, toward which a NAT shows the peer there.
+    pub(super) fn toward(&self, network: &Network, remote: SocketAddr) -> Option<SocketAddr> {
+        self.0.iter().find(|p| p.remote == remote && network.has(p.local.ip())).map(|p| p.local)
+    }
+
+    /// Those that packets of a Child SA may take.
+    pub(super) fn of(&self, child: &ChildSa) -> impl Iterator<Item = Path> {
+        self.0.iter().copied().filter(|p| child.may_take(p))
     }
 
     /// Adds a pair, in the place of one with the same address of ours that works no more; that one, if there is any.
@@ -48,7 +59,7 @@ impl Mappings {
         if let Some(old) = self.0.iter_mut().find(|p| dead(p)) {
             return Some(std::mem::replace(old, pair));
         }
-        if self.0.len() < MAX_ADDRESSES {
+        if self.0.len() < MAX_MAPPINGS {
             self.0.push(pair);
         }
         None
@@ -60,10 +71,17 @@ impl Mappings {
     }
 }
 
+impl Mobility {
+    /// Nothing has been heard over a pair for long.
+    pub(super) fn is_long_dead(&self, pair: &Path) -> bool {
+        self.table.get(pair).is_some_and(|p| p.health != Health::Up && p.missed >= LONG_DEAD)
+    }
+}
+
 impl ChildSa {
-    /// Whether packets of this SA may take a pair that only a NAT has told: the one with an address of ours that the
-    /// peer knows. In transport mode an address is a selector, so there it must be one that the peer has told.
-    pub(super) fn may_take(&self, pair: &Path) -> bool {
+    /// Whether packets of this SA may take a pair that only a NAT has told: its end here must be an address that the peer
+    /// knows. In transport mode an address is a selector, so there it must also be one that the peer has told.
+    fn may_take(&self, pair: &Path) -> bool {
         let known = self.mode == Mode::Tunnel || self.halves.remote.has(pair.remote.ip());
         known && self.halves.local.has_exactly(pair.local) && !self.halves.remote.has_exactly(pair.remote)
     }
@@ -73,12 +91,21 @@ impl IkeSa {
     /// ESP came from an address that is not in the set. Only a peer behind a NAT can be where it has not said to be, and
     /// only if it answers there.
     pub(super) fn new_source(&mut self, ctx: &mut Ctx<'_>, path: Path) {
-        let known = self.children.iter().any(|c| {
-            c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == path.remote)
-                || c.retired.iter().any(|(p, _)| p.remote == path.remote)
-        });
-        let known = known || self.mobility.mappings.has(&path);
-        if known || !self.may_be_translated(path.remote) || !self.acceptable(ctx, path.remote.ip()) {
+        // Plain ESP has no port.
+        let port = if path.remote.port() == 0 { self.default_port() } else { path.remote.port() };
+        let remote = SocketAddr::new(path.remote.ip(), port);
+        let pair = Path { local: SocketAddr::new(path.local.ip(), self.local.port()), remote };
+        let told = |c: &ChildSa| {
+            c.halves.remote.iter().chain(&c.leaving).any(|o| o.addr == remote)
+                || c.retired.iter().any(|(p, _)| p.remote == remote)
+        };
+        if self.children.iter().any(told) || self.mobility.mappings.has(&pair) {
+            return;
+        }
+        // Where the peer was not told that we are, somebody else has led its packets.
+        let ours = |c: &ChildSa| c.halves.local.has_exactly(pair.local);
+        let expected = !self.mobility.probes() || self.children.iter().any(ours);
+        if !expected || !self.may_be_translated(remote) || !self.acceptable(ctx, remote.ip()) {
             return;
         }
         // A peer with two addresses behind one NAT shows up at two ports in turn: no reason to follow each time.
@@ -89,8 +116,7 @@ impl IkeSa {
         }
         let next = if quiet > FOLLOW_AT_MOST * 2 { FOLLOW_PAUSE } else { (pause * 2).max(FOLLOW_PAUSE) };
         self.mobility.followed = Some((ctx.now, next.min(FOLLOW_AT_MOST)));
-        let local = SocketAddr::new(path.local.ip(), self.local.port());
-        let task = self.check_of(Path { local, ..path }, true);
+        let task = self.check_of(pair, true);
         self.add_task(ctx, task);
     }
 
@@ -100,28 +126,40 @@ impl IkeSa {
             return;
         }
         let old = self.mobility.mappings.note(pair, &self.mobility.table);
-        if self.mobility.mappings.has(&pair) {
-            info!(target: "IKE", "{} a NAT shows the peer at {} toward {}", self.name(), pair.remote, pair.local);
+        if !self.mobility.mappings.has(&pair) {
+            return;
         }
-        if let Some(old) = old {
-            self.retire_everywhere(ctx, vec![old]);
-            if old == self.current() {
-                self.retarget(ctx, pair.local, pair.remote);
-            }
+        info!(target: "IKE", "{} a NAT shows the peer at {} toward {}", self.name(), pair.remote, pair.local);
+        let Some(old) = old else {
+            // There may be more of them, up to a limit.
+            self.mobility.followed = None;
+            return;
+        };
+        self.retire_everywhere(ctx, vec![old]);
+        if old == self.current() {
+            self.retarget(ctx, pair.local, pair.remote);
         }
     }
 
-    /// The peer has told of this address, or is not there.
-    pub(super) fn forget_mapping(&mut self, ctx: &Ctx<'_>, remote: SocketAddr) {
-        let gone = self.mobility.mappings.remove(|p| p.remote == remote);
+    /// Forgets pairs that have an end which there is no more: the peer has left addresses, and which of the pairs went with
+    /// them is not known, or it is not there. It will be heard over the others.
+    pub(super) fn forget_mappings(&mut self, ctx: &Ctx<'_>, gone: impl Fn(&Path) -> bool) {
+        let gone = self.mobility.mappings.remove(gone);
         self.retire_everywhere(ctx, gone);
     }
 
-    /// The peer has left addresses: which of the pairs went with them is not known, and it will be heard over the others.
-    pub(super) fn forget_mappings(&mut self, ctx: &Ctx<'_>) {
-        let gone = self.mobility.mappings.remove(|_| true);
-        self.mobility.followed = None;
-        self.retire_everywhere(ctx, gone);
+    /// Forgets pairs without an end here that the peer knows, those that it has told meanwhile, and what has been silent for
+    /// long; and all of them once nobody would notice that one is silent.
+    pub(super) fn prune_mappings(&mut self, ctx: &Ctx<'_>) {
+        // While the Child SAs are still with the IKE SA that this one replaces, they are not known.
+        if self.children.is_empty() {
+            return;
+        }
+        let all = !self.mobility.probes();
+        let there = |p: &Path| ctx.network.has(p.local.ip()) && self.children.iter().any(|c| c.may_take(p));
+        let goes = |p: &Path| all || !there(p) || self.mobility.is_long_dead(p);
+        let gone: Vec<Path> = self.mobility.mappings.iter().copied().filter(goes).collect();
+        self.forget_mappings(ctx, |p| gone.contains(p));
     }
 
     fn retire_everywhere(&mut self, ctx: &Ctx<'_>, gone: Vec<Path>) {
@@ -153,7 +191,6 @@ mod tests {
             assert_eq!(mappings.note(pair, &table), None);
             table.proven(pair, now);
         }
-        assert_eq!(mappings.toward(there.remote), Some(there.local));
         // Both work: what comes next is one more address of the peer.
         let third = path(here.local, at(9, 20_003));
         assert_eq!(mappings.note(third, &table), None);
@@ -164,7 +201,7 @@ mod tests {
         for port in 30_000..30_100 {
             mappings.note(path(at(3, 4500), at(9, port)), &table);
         }
-        assert_eq!(mappings.iter().count(), MAX_ADDRESSES);
+        assert_eq!(mappings.iter().count(), MAX_MAPPINGS);
         assert_eq!(mappings.remove(|p| p.local == there.local), [there]);
     }
 }

@@ -226,8 +226,7 @@ impl IkeSa {
     /// The address set of a Child SA as it should be, with the generation of the one that it has.
     pub(super) fn address_set(&self, ctx: &Ctx<'_>, child: &ChildSa) -> AddressSet {
         let wanted = child.config.scheduler.unwrap_or(self.conn.paths.scheduler);
-        let mapped: Vec<Path> =
-            self.mobility.mappings.iter().copied().filter(|p| child.may_take(p)).collect();
+        let mapped: Vec<Path> = self.mobility.mappings.of(child).collect();
         let beside = sets::Beside { mapped: &mapped, leaving: &child.leaving, retired: &child.retired };
         let (scheduler, paths) = sets::build(&child.halves, &beside, wanted, &self.knowledge(ctx));
         let several = paths.iter().filter(|p| p.weight > 0).count() > 1;
@@ -288,6 +287,7 @@ impl IkeSa {
     /// Ends what has had its time, and makes the path table hold the pairs of all children.
     fn refresh_paths(&mut self, ctx: &Ctx<'_>) {
         let now = ctx.now;
+        self.prune_mappings(ctx);
         let mut wanted = vec![self.current()];
         for child in &mut self.children {
             child.halves.local.expire(now);
@@ -300,8 +300,7 @@ impl IkeSa {
             let pairs = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr));
             let old =
                 child.leaving.iter().flat_map(|r| child.halves.local.iter().map(|l| path(l.addr, r.addr)));
-            let mapped = self.mobility.mappings.iter().copied().filter(|p| child.may_take(p));
-            for pair in pairs.chain(old).chain(mapped) {
+            for pair in pairs.chain(old).chain(self.mobility.mappings.of(child)) {
                 if !wanted.contains(&pair) {
                     wanted.push(pair);
                 }
@@ -326,7 +325,8 @@ impl IkeSa {
         for child in self.children.iter_mut().filter(|c| chosen(c)) {
             let before: Vec<Path> = child.addresses.paths.iter().map(|p| p.path).collect();
             change(&mut child.halves);
-            let kept: Vec<Path> = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr)).collect();
+            let pairs = child.halves.pairs().map(|(l, r)| path(l.addr, r.addr));
+            let kept: Vec<Path> = pairs.chain(self.mobility.mappings.of(child)).collect();
             child.retire_paths(before.into_iter().filter(|p| !kept.contains(p)).collect(), until);
         }
         self.unsettle(ctx);
@@ -351,6 +351,7 @@ impl IkeSa {
             self.tell_again(ctx);
         }
         changed |= self.children.iter().any(|c| c.next_address_change().is_some_and(|at| at <= ctx.now));
+        changed |= self.mobility.mappings.iter().any(|p| self.mobility.is_long_dead(p));
         if self.mobility.probes() {
             for path in self.mobility.table.expire(ctx.now) {
                 changed = true;

@@ -103,7 +103,7 @@ pub(super) struct PathState {
     sent: VecDeque<Sent>,
     next: Instant,
     /// In a row.
-    missed: u32,
+    pub(super) missed: u32,
     answered: u32,
     /// Packets from the peer over it so far, and whether any came between the last two readings.
     packets_in: u64,

@@ -189,7 +189,8 @@ impl IkeSa {
         let tasks = self.tasks.take(of_children);
         self.tasks.retain(|task| matches!(task, Task::DeleteIke(_)));
         let children = std::mem::take(&mut self.children);
-        ctx.effects.push(Effect::MoveChildren { to: id, children, tasks });
+        let mappings = Some(std::mem::take(&mut self.mobility.mappings));
+        ctx.effects.push(Effect::MoveChildren { to: id, children, tasks, mappings });
         ctx.event(Event::IkeRekeyed { ike: self.name(), by: name.to_string() });
     }
 

@@ -59,8 +59,10 @@ impl IkeSa {
 
     /// A local address from which `remote` can be reached.
     fn source_toward(&self, ctx: &Ctx<'_>, remote: SocketAddr) -> Option<SocketAddr> {
-        if let Some(local) = self.mobility.mappings.toward(remote).filter(|_| !self.is_named(remote)) {
-            return ctx.network.has(local.ip()).then_some(local);
+        if let Some(local) =
+            self.mobility.mappings.toward(ctx.network, remote).filter(|_| !self.is_named(remote))
+        {
+            return Some(local);
         }
         if self.local.is_ipv4() == remote.is_ipv4() && ctx.network.has(self.local.ip()) {
             return Some(self.local);
@@ -170,8 +172,11 @@ impl IkeSa {
             if !self.carries(remote) {
                 if rebound {
                     // A NAT did not show it there after all; should the peer tell of it yet, it is checked anew.
-                    self.mobility.checks.remove(&remote);
-                    self.forget_mapping(ctx, remote);
+                    self.forget_mappings(ctx, |p| *p == pair);
+                    if self.mobility.mappings.toward(ctx.network, remote).is_none() {
+                        self.mobility.checks.remove(&remote);
+                    }
+                    self.refresh(ctx);
                 } else {
                     self.check_failed(ctx, remote, "it does not answer there");
                 }
@@ -207,7 +212,7 @@ impl IkeSa {
         }
     }
 
-    /// The peer has answered over a pair that its address is shown by.
+    /// The peer has answered over this pair, which shows that its address is right.
     fn check_passed(&mut self, ctx: &mut Ctx<'_>, pair: Path) {
         let remote = pair.remote;
         self.mobility.checks.insert(remote, Check::Passed);
@@ -288,7 +293,7 @@ impl IkeSa {
     /// Takes an address of the peer out of the sets; what it replaced is there again.
     pub(super) fn drop_address(&mut self, ctx: &Ctx<'_>, remote: SocketAddr) {
         self.mobility.checks.remove(&remote);
-        self.forget_mapping(ctx, remote);
+        self.forget_mappings(ctx, |p| p.remote == remote);
         for child in self.children.iter_mut().filter(|c| c.halves.remote.has_exactly(remote)) {
             let back = std::mem::take(&mut child.leaving);
             back.into_iter().for_each(|old| {
@@ -331,13 +336,14 @@ impl IkeSa {
                 }
             },
         );
-        let lost = in_use.ip() == remote.ip() && !self.is_named(in_use);
+        let mapped = self.mobility.mappings.has(&self.current());
+        let lost = in_use.ip() == remote.ip() && !mapped && !self.is_named(in_use);
         if left || alone || lost {
-            self.retarget(ctx, pair.local, remote);
+            // In version 1 there is one pair, which may have moved meanwhile.
+            let local = if self.mobility.probes() { pair.local } else { self.local };
+            self.retarget(ctx, local, remote);
         }
-        if self.is_named(remote) {
-            self.forget_mapping(ctx, remote);
-        } else if beside {
+        if beside && !self.is_named(remote) {
             self.note_mapping(ctx, pair);
         }
     }
@@ -358,9 +364,9 @@ impl IkeSa {
     /// to mind. One that works toward other addresses of ours alone has not become this.
     fn shown_before(&self, half: &Half, pair: Path) -> Option<Outer> {
         let remote = pair.remote;
+        let other = |p: &PathState| p.path.local != pair.local && p.health == Health::Up;
         let elsewhere = |o: &Outer| {
-            let here = self.mobility.table.health(&path(pair.local, o.addr));
-            self.mobility.probes() && here == Health::Unknown && self.works(o.addr)
+            self.mobility.probes() && self.mobility.table.iter().any(|p| p.path.remote == o.addr && other(p))
         };
         let same = half.has(remote.ip());
         let alike = |o: &&Outer| match same {

@@ -118,7 +118,7 @@ impl IkeSa {
         for (id, to) in shared.collect::<Vec<_>>() {
             self.retire(ctx, id, reason);
             let children = self.children.extract_if(.., |c| c.id == id).collect();
-            ctx.effects.push(Effect::MoveChildren { to, children, tasks: Tasks::default() });
+            ctx.effects.push(Effect::MoveChildren { to, children, tasks: Tasks::default(), mappings: None });
         }
     }
 }

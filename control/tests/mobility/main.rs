@@ -562,6 +562,20 @@ fn a_nat_with_a_mapping_for_each_destination_leaves_all_paths_in_use() {
     world.nat.as_mut().unwrap().reboot();
     world.advance(60 * SECOND);
     both_ways(&world);
+    // Pairs of an address that is gone leave nothing behind, however many come and go.
+    for last in 130..170 {
+        let old = world.hosts[1].addresses.iter().find(|a| **a != ip(B[0])).unwrap().to_string();
+        world.add(1, &format!("198.51.100.{last}"));
+        world.remove(1, &old);
+        world.advance(10 * SECOND);
+    }
+    world.advance(60 * SECOND);
+    both_ways(&world);
+    let paths = &world.sending(1).addresses.paths;
+    assert!(
+        paths.len() <= 2 * 2 + 2,
+        "two of each side, and what the NAT shows toward the second of ours: {paths:?}"
+    );
     // Addresses come and go.
     world.remove(0, "10.9.8.8");
     world.advance(10 * SECOND);

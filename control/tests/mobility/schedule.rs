@@ -27,7 +27,7 @@ pub struct Setup {
     pub private: bool,
     /// NATs let in only what was asked for.
     pub filters: bool,
-    /// NATs have a mapping of its own for each destination.
+    /// NATs have a mapping of their own for each destination.
     pub per_destination: bool,
     /// They start over IPv6.
     pub v6: bool,

@@ -28,6 +28,7 @@ use crate::ike::cookie::Cookies;
 use crate::ike::ctx::{Ctx, Effect, Ids};
 use crate::ike::hints::Complaints;
 use crate::ike::internal::Internal;
+use crate::ike::mappings::Mappings;
 use crate::ike::mobike::NAT_RETRIES;
 use crate::ike::network::{LocalAddress, Network};
 use crate::ike::notices::Notices;
@@ -451,7 +452,9 @@ impl Endpoint {
         for effect in effects {
             match effect {
                 Effect::Spawn(sa) => self.sas.put(sa),
-                Effect::MoveChildren { to, children, tasks } => self.move_children(now, to, children, tasks),
+                Effect::MoveChildren { to, children, tasks, mappings } => {
+                    self.move_children(now, to, children, tasks, mappings)
+                }
                 Effect::Inherit { from, addresses: (local, remote, nat_t), message } => {
                     self.with_sa(now, from, |sa, ctx| {
                         sa.yield_to_peer_rekey(ctx);
@@ -506,7 +509,14 @@ impl Endpoint {
     }
 
     /// Gives children to an IKE SA, or to the one that has replaced it since.
-    fn move_children(&mut self, now: Instant, mut to: u32, children: Vec<ChildSa>, tasks: Tasks) {
+    fn move_children(
+        &mut self,
+        now: Instant,
+        mut to: u32,
+        children: Vec<ChildSa>,
+        tasks: Tasks,
+        mappings: Option<Mappings>,
+    ) {
         while let Some(next) = self.sas.get(to).and_then(|sa| sa.rekeyed_by) {
             to = next;
         }
@@ -519,6 +529,8 @@ impl Endpoint {
         self.with_sa(now, to, |sa, ctx| {
             sa.inherits_from = None;
             sa.children.extend(children);
+            // What it knew when it began may have changed since.
+            sa.mobility.mappings = mappings.unwrap_or_else(|| std::mem::take(&mut sa.mobility.mappings));
             sa.tasks.append(tasks);
             sa.watch_all_workers(ctx);
             sa.run_tasks(ctx);

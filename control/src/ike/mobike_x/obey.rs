@@ -95,9 +95,11 @@ impl IkeSa {
         answers.into_iter().map(Payload::Notify).collect()
     }
 
-    fn default_port(&self) -> u16 {
-        // A NAT's port says nothing about another address.
-        if self.peer_behind_nat { NAT_T_PORT } else { self.remote.port() }
+    /// The port of an address of the peer that comes without one.
+    pub(in crate::ike) fn default_port(&self) -> u16 {
+        // A NAT's port says nothing about another address. One that is like ours is the peer's own.
+        let translated = self.peer_behind_nat && self.remote.port() != self.local.port();
+        if translated { NAT_T_PORT } else { self.remote.port() }
     }
 
     fn may_check(&mut self, ctx: &Ctx<'_>) -> bool {
@@ -229,7 +231,8 @@ impl IkeSa {
             }
         }
         if left {
-            self.forget_mappings(ctx);
+            self.forget_mappings(ctx, |_| true);
+            self.mobility.followed = None;
         }
         if moved {
             self.want_checks(ctx.now);
