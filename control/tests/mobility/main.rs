@@ -539,6 +539,32 @@ fn m9_checks_are_rate_limited() {
     assert_eq!(world.view(1).children[0].remote_addresses.len(), 1);
 }
 
+#[test]
+fn without_probes_nothing_goes_to_what_a_nat_showed_before() {
+    let configs = configs(|c| c.dpd_delay = 5 * SECOND);
+    let mut world = World::with(46, configs.clone(), [&["10.9.9.9"], &B[..2]]);
+    let mut nat = Nat::new("192.0.2.200");
+    nat.per_destination = true;
+    world.nat = Some(nat);
+    world.connect();
+    world.advance(10 * SECOND);
+    let seen = |world: &World| -> BTreeSet<_> {
+        world.sending(1).addresses.paths.iter().map(|p| p.path.remote.port()).collect()
+    };
+    assert_eq!(seen(&world).len(), 2, "each of our addresses is shown another port");
+    let mut without = configs[0].clone();
+    without.connections[0].mobike_x = MobikeX::No;
+    let now = world.now;
+    world.hosts[0].endpoint.set_config(now, without);
+    world.advance(2 * SECOND);
+    assert_eq!(world.view(1).mobike, Version::None);
+    let before = seen(&world);
+    world.nat.as_mut().unwrap().reboot();
+    world.advance(30 * SECOND);
+    let after = seen(&world);
+    assert!(after.len() == 1 && after.is_disjoint(&before), "{before:?} {after:?}");
+}
+
 /// Two uplinks behind a NAT that has a mapping of its own for each destination, toward a host with two addresses.
 #[test]
 fn a_nat_with_a_mapping_for_each_destination_leaves_all_paths_in_use() {
