@@ -141,8 +141,7 @@ impl IkeSa {
         }
     }
 
-    /// Forgets pairs that have an end which there is no more: the peer has left addresses, and which of the pairs went with
-    /// them is not known, or it is not there. It will be heard over the others.
+    /// Forgets the pairs that `gone` names. Should the peer be heard over one of them yet, it is found anew.
     pub(super) fn forget_mappings(&mut self, ctx: &Ctx<'_>, gone: impl Fn(&Path) -> bool) {
         let gone = self.mobility.mappings.remove(gone);
         self.retire_everywhere(ctx, gone);

@@ -231,6 +231,7 @@ impl IkeSa {
             }
         }
         if left {
+            // Which of these pairs went with the addresses that the peer has left is not known.
             self.forget_mappings(ctx, |_| true);
             self.mobility.followed = None;
         }
