@@ -305,9 +305,10 @@ impl IkeSa {
         }
         let lost = lost && self.conn.unique != Unique::Never;
         ctx.event(Event::IkeUp { ike: self.name(), local: self.local, remote: self.remote, peer: proven });
-        if lost || (self.conn.unique == Unique::Replace && self.initiator.is_us()) {
+        let replaces = self.conn.unique == Unique::Replace;
+        if lost || (replaces && self.initiator.is_us()) {
             self.end_others(ctx, lost);
-        } else if self.conn.unique == Unique::Replace && ctx.others.of_peer(&peer_id).next().is_some() {
+        } else if replaces && ctx.others.of_peer(&peer_id).next().is_some() {
             self.reauth.await_peer();
         }
     }

@@ -529,8 +529,10 @@ impl Endpoint {
         self.with_sa(now, to, |sa, ctx| {
             sa.inherits_from = None;
             sa.children.extend(children);
-            // What it knew when it began may have changed since.
-            sa.mobility.mappings = mappings.unwrap_or_else(|| std::mem::take(&mut sa.mobility.mappings));
+            if let Some(mappings) = mappings {
+                // What it knew when it began may have changed since.
+                sa.mobility.mappings = mappings;
+            }
             sa.tasks.append(tasks);
             sa.watch_all_workers(ctx);
             sa.run_tasks(ctx);
